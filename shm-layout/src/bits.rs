@@ -5,7 +5,10 @@
 //! **If its user dies** between the two levels, the upper bit may be missing: recovery calls [`Finder::set`] again, which is
 //! idempotent; or the upper bit may be set over an empty word, which the next scan clears.
 
-use core::sync::atomic::{AtomicU64, Ordering::{AcqRel, Acquire, SeqCst}};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, SeqCst},
+};
 
 /// A two-level bitmap over borrowed words.
 #[derive(Clone, Copy)]
@@ -118,7 +121,10 @@ mod tests {
     #[test]
     fn finds_what_was_set_from_any_start() {
         let (bits, upper) = (words(200), words(Finder::upper_words(200 * 64)));
-        let f = Finder { bits: &bits, upper: &upper };
+        let f = Finder {
+            bits: &bits,
+            upper: &upper,
+        };
         for i in [0, 63, 64, 4095, 4096, 200 * 64 - 1] {
             assert!(f.set(i));
             assert!(!f.set(i));
@@ -134,7 +140,10 @@ mod tests {
     #[test]
     fn take_word_takes_all_of_one_word() {
         let (bits, upper) = (words(4), words(1));
-        let f = Finder { bits: &bits, upper: &upper };
+        let f = Finder {
+            bits: &bits,
+            upper: &upper,
+        };
         f.set(65);
         f.set(70);
         f.set(130);

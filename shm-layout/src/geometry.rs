@@ -179,7 +179,10 @@ impl Geometry {
             (self.heap_at + chunk * CHUNK_BYTES, CHUNK_BYTES),
             (self.marks_at[0] + chunk * mark_bytes, mark_bytes),
             (self.marks_at[1] + chunk * mark_bytes, mark_bytes),
-            (self.spans_at + first_page * size_of::<SpanRecord>(), CHUNK_PAGES * size_of::<SpanRecord>()),
+            (
+                self.spans_at + first_page * size_of::<SpanRecord>(),
+                CHUNK_PAGES * size_of::<SpanRecord>(),
+            ),
             (self.page_shapes_at + first_page * 2, CHUNK_PAGES * 2),
         ]
     }

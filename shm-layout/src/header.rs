@@ -116,6 +116,8 @@ pub struct Sched {
     pub task_committed: AtomicU32,
     /// Work buffers ever used.
     pub workbuf_high: AtomicU32,
+    /// Mark workers ever used: scans go this far.
+    pub worker_high: AtomicU32,
     /// Bit per P that sleeps. Derived: recovery wakes everybody.
     pub idle: Line<[AtomicU64; MAX_P / 64]>,
     /// P's that look for work and have none. Derived: a hint for wake-ups.
@@ -174,6 +176,8 @@ pub struct Header {
     pub id: Identity,
     /// Chunks whose memory is reserved: pages of lower chunks may be touched. Primary.
     pub committed_chunks: Line<AtomicU32>,
+    /// A robust pthread mutex: one recoverer at a time. Its holder's death passes it on.
+    pub recovery: Line<[AtomicU64; 8]>,
     /// Collector.
     pub gc: Gc,
     /// Scheduler.
@@ -186,7 +190,10 @@ pub struct Header {
 
 /// A fingerprint of every size in the segment: two binaries that disagree about one of them must not share it.
 pub const LAYOUT_HASH: u64 = {
-    use crate::{proc::ProcRecord, span::SpanRecord, tables, task::TaskRecord, trace::Ring, workbuf::Workbuf, worker::WorkerRecord};
+    use crate::{
+        proc::ProcRecord, span::SpanRecord, tables, task::TaskRecord, trace::Ring,
+        workbuf::Workbuf, worker::WorkerRecord,
+    };
     let sizes = [
         LAYOUT_VERSION as u64,
         size_of::<Header>() as u64,

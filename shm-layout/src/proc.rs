@@ -12,8 +12,6 @@ use crate::header::Line;
 pub const RUNQ: usize = 256;
 /// References a P can have taken and not yet finished scanning.
 pub const INFLIGHT: usize = 64;
-/// Blocks of 64 task records a P can hold for its spawns.
-pub const TASK_BLOCKS: usize = 4;
 /// Span cursors of a P: one per type it allocates.
 pub const CURSORS: usize = 1024;
 /// Handles of a P.
@@ -40,12 +38,10 @@ pub struct InProgress {
     pub workbuf: AtomicU32,
     /// Mark worker it is starting, running or attaching, plus one.
     pub worker: AtomicU32,
-    /// Span being taken from a list, first page plus one.
-    pub take_span: AtomicU32,
+    /// Reserved.
+    pub pad: AtomicU32,
     /// Work buffers of the `gcw`, plus one each.
     pub gcw: [AtomicU32; 2],
-    /// Blocks of free task records it keeps, plus one each.
-    pub task_blocks: [AtomicU32; TASK_BLOCKS],
     /// References taken from a work buffer and not finished.
     pub inflight: [AtomicU32; INFLIGHT],
 }

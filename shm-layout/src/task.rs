@@ -26,6 +26,10 @@ pub struct TaskRecord {
     pub ready_at_ns: AtomicU64,
     /// P and attempt of the last death, for the report: P in the upper half.
     pub last_death: AtomicU64,
+    /// Text of the error that failed it, 0 for none. A root.
+    pub error: AtomicU32,
+    /// Error code of a failed task: the exit code its kind of error has.
+    pub error_code: AtomicU32,
 }
 
 const _: () = assert!(size_of::<TaskRecord>() == 64);

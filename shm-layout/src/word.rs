@@ -27,7 +27,10 @@ impl Owner {
     /// assert_eq!(Owner::new(3, 7), Owner { p: 3, inc: 7 });
     /// ```
     pub const fn new(p: u16, inc: u32) -> Owner {
-        Owner { p, inc: inc & Self::INC_MASK }
+        Owner {
+            p,
+            inc: inc & Self::INC_MASK,
+        }
     }
 }
 
@@ -136,7 +139,10 @@ impl SpanWord {
 
     /// Next snapshot with another state and owner.
     pub const fn moved(self, state: u8, owner: Owner) -> SpanWord {
-        self.with_state(state).with_p(owner.p).with_inc(owner.inc).with_version(self.version().wrapping_add(1))
+        self.with_state(state)
+            .with_p(owner.p)
+            .with_inc(owner.inc)
+            .with_version(self.version().wrapping_add(1))
     }
     /// Next snapshot with another state and no owner.
     pub const fn released(self, state: u8) -> SpanWord {
@@ -144,7 +150,10 @@ impl SpanWord {
     }
     /// Whose it is, where the state has an owner.
     pub const fn owner(self) -> Owner {
-        Owner { p: self.p(), inc: self.inc() }
+        Owner {
+            p: self.p(),
+            inc: self.inc(),
+        }
     }
 }
 
@@ -194,7 +203,10 @@ impl TaskWord {
 
     /// Next snapshot with another state and owner.
     pub const fn moved(self, state: u8, owner: Owner) -> TaskWord {
-        self.with_state(state).with_p(owner.p).with_inc(owner.inc).with_gen(self.r#gen().wrapping_add(1))
+        self.with_state(state)
+            .with_p(owner.p)
+            .with_inc(owner.inc)
+            .with_gen(self.r#gen().wrapping_add(1))
     }
     /// Next snapshot with another state and no owner.
     pub const fn released(self, state: u8) -> TaskWord {
@@ -202,7 +214,10 @@ impl TaskWord {
     }
     /// Whose it is, where the state has an owner.
     pub const fn owner(self) -> Owner {
-        Owner { p: self.p(), inc: self.inc() }
+        Owner {
+            p: self.p(),
+            inc: self.inc(),
+        }
     }
 }
 
@@ -239,11 +254,17 @@ impl WorkerWord {
 
     /// Next snapshot with another state and owner.
     pub const fn moved(self, state: u8, owner: Owner) -> WorkerWord {
-        self.with_state(state).with_p(owner.p).with_inc(owner.inc).with_gen(self.r#gen().wrapping_add(1))
+        self.with_state(state)
+            .with_p(owner.p)
+            .with_inc(owner.inc)
+            .with_gen(self.r#gen().wrapping_add(1))
     }
     /// Whose it is.
     pub const fn owner(self) -> Owner {
-        Owner { p: self.p(), inc: self.inc() }
+        Owner {
+            p: self.p(),
+            inc: self.inc(),
+        }
     }
 }
 
@@ -277,7 +298,10 @@ impl SlotWord {
     }
     /// A slot of this lease that designates `worker`.
     pub const fn full(worker: u16, inc: u32) -> SlotWord {
-        SlotWord(0).with_state(Self::FULL).with_worker(worker).with_inc(inc)
+        SlotWord(0)
+            .with_state(Self::FULL)
+            .with_worker(worker)
+            .with_inc(inc)
     }
 }
 
@@ -309,11 +333,15 @@ impl PhaseWord {
 
     /// The word after this one: a new epoch of the given kind.
     pub const fn next(self, kind: u8) -> PhaseWord {
-        self.with_epoch(self.epoch().wrapping_add(1)).with_kind(kind)
+        self.with_epoch(self.epoch().wrapping_add(1))
+            .with_kind(kind)
     }
     /// Are reference stores shaded?
     pub const fn barrier(self) -> bool {
-        matches!(self.kind(), Self::BARRIER | Self::BLACK | Self::MARK | Self::ROUND)
+        matches!(
+            self.kind(),
+            Self::BARRIER | Self::BLACK | Self::MARK | Self::ROUND
+        )
     }
     /// Is allocation black?
     pub const fn black(self) -> bool {
@@ -372,11 +400,17 @@ impl BufWord {
 
     /// Next snapshot.
     pub const fn moved(self, state: u8, owner: Owner) -> BufWord {
-        self.with_state(state).with_p(owner.p).with_inc(owner.inc).with_version(self.version().wrapping_add(1))
+        self.with_state(state)
+            .with_p(owner.p)
+            .with_inc(owner.inc)
+            .with_version(self.version().wrapping_add(1))
     }
     /// Whose it is.
     pub const fn owner(self) -> Owner {
-        Owner { p: self.p(), inc: self.inc() }
+        Owner {
+            p: self.p(),
+            inc: self.inc(),
+        }
     }
 }
 
@@ -425,7 +459,34 @@ packed! {
 
 /// One line per word whose fields must not overlap: a compile-time check of the tables above.
 const _: () = {
-    assert!(SpanWord(0).with_state(15).with_p(0x1ff).with_inc(0xf_ffff).with_sweepgen(255).with_version(0x7f_ffff).0 == u64::MAX);
-    assert!(TaskWord(0).with_state(15).with_sel(1).with_attempts(15).with_p(0x1ff).with_inc(0xf_ffff).with_gen(0x3ff_ffff).0 == u64::MAX);
-    assert!(WorkerWord(0).with_state(7).with_p(0x1ff).with_inc(0xf_ffff).with_gen(u32::MAX).0 == u64::MAX);
+    assert!(
+        SpanWord(0)
+            .with_state(15)
+            .with_p(0x1ff)
+            .with_inc(0xf_ffff)
+            .with_sweepgen(255)
+            .with_version(0x7f_ffff)
+            .0
+            == u64::MAX
+    );
+    assert!(
+        TaskWord(0)
+            .with_state(15)
+            .with_sel(1)
+            .with_attempts(15)
+            .with_p(0x1ff)
+            .with_inc(0xf_ffff)
+            .with_gen(0x3ff_ffff)
+            .0
+            == u64::MAX
+    );
+    assert!(
+        WorkerWord(0)
+            .with_state(7)
+            .with_p(0x1ff)
+            .with_inc(0xf_ffff)
+            .with_gen(u32::MAX)
+            .0
+            == u64::MAX
+    );
 };

@@ -301,10 +301,12 @@ fn new_buf(segment: &Segment) -> Result<Option<usize>> {
 /// Before a cycle: buffers published after the last one ended hold nothing that counts (their references were marked long
 /// since); they are emptied. Runs when every P has acknowledged "off", so nobody publishes.
 pub(crate) fn discard_stale(segment: &Segment) {
-    while let Some(i) = segment.buf_full.first(0) {
+    // By the words, not by the finder: a buffer that it hides for a moment would be scanned in the next cycle, when what it
+    // refers to may be free.
+    for i in 0..segment.hdr.sched.workbuf_high.load(SeqCst) as usize {
         let word = BufWord(segment.buf_words[i].load(Acquire));
-        segment.buf_full.clear(i);
         if word.state() == BufWord::FULL {
+            segment.buf_full.clear(i);
             let free = word.moved(BufWord::FREE, Owner::new(0, 0));
             if segment.buf_words[i]
                 .compare_exchange(word.0, free.0, AcqRel, Relaxed)

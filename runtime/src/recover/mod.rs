@@ -68,6 +68,19 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
         }
     }
     if !reports.is_empty() {
+        let sched = &segment.hdr.sched;
+        segment
+            .task_run
+            .mend_below(sched.task_high.load(Acquire) as usize);
+        segment
+            .task_free
+            .mend_below(sched.task_high.load(Acquire) as usize);
+        segment
+            .buf_full
+            .mend_below(sched.workbuf_high.load(Acquire) as usize);
+        segment
+            .buf_free
+            .mend_below(sched.workbuf_high.load(Acquire) as usize);
         segment.hdr.sched.spinning.0.store(0, SeqCst);
         crate::sched::wake::wake_all(segment);
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use shm_layout::{trace::ev, word::PhaseWord};
 
 use super::{
-    gc_bg_mark_worker::any_worker_running, gc_controller, gcw, handshake::acknowledged, markroot,
+    gc_bg_mark_worker::any_worker_running, gc_controller, handshake::acknowledged, markroot,
 };
 use crate::{api::Inside, failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
 
@@ -96,7 +96,6 @@ impl Proc {
         if any_worker_running(&self.seg) {
             return;
         }
-        gcw::discard_stale(&self.seg);
         self.gc_bg_mark_start_workers();
         self.gc_bg_mark_prepare(phase.cycle().wrapping_add(1), trigger);
         failpoint!("gc.prepared");

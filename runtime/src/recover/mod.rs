@@ -68,19 +68,6 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
         }
     }
     if !reports.is_empty() {
-        let sched = &segment.hdr.sched;
-        segment
-            .task_run
-            .mend_below(sched.task_high.load(Acquire) as usize);
-        segment
-            .task_free
-            .mend_below(sched.task_high.load(Acquire) as usize);
-        segment
-            .buf_full
-            .mend_below(sched.workbuf_high.load(Acquire) as usize);
-        segment
-            .buf_free
-            .mend_below(sched.workbuf_high.load(Acquire) as usize);
         segment.hdr.sched.spinning.0.store(0, SeqCst);
         crate::sched::wake::wake_all(segment);
     }
@@ -131,6 +118,7 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
         drop_handles(segment, p);
     }
     crate::gc::stop_the_world::release_dead(segment, dead);
+    mend_finders(segment);
     failpoint!("recover.settled");
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];
@@ -147,6 +135,23 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
         requeued,
         adopted,
     })
+}
+
+/// The dead may have stood between the two levels of a finder.
+fn mend_finders(segment: &Segment) {
+    let sched = &segment.hdr.sched;
+    segment
+        .task_run
+        .mend_below(sched.task_high.load(Acquire) as usize);
+    segment
+        .task_free
+        .mend_below(sched.task_high.load(Acquire) as usize);
+    segment
+        .buf_full
+        .mend_below(sched.workbuf_high.load(Acquire) as usize);
+    segment
+        .buf_free
+        .mend_below(sched.workbuf_high.load(Acquire) as usize);
 }
 
 /// The last step: what says that the P is inside a scope goes only now.

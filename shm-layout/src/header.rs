@@ -77,6 +77,8 @@ pub struct Gc {
     pub live_at_mark_end: AtomicU64,
     /// Bytes marked so far in the running cycle: the sum of what the P's flushed.
     pub bytes_marked: Line<AtomicU64>,
+    /// Bytes scanned so far in the running cycle. Black allocation is no progress, so this is not `bytes_marked`.
+    pub scan_work: Line<AtomicU64>,
     /// Scan work that background workers did and assists may use, in bytes.
     pub bg_scan_credit: Line<AtomicI64>,
     /// Assist work per allocated byte, in 1/65536.

@@ -370,7 +370,7 @@ impl Proc {
             0
         };
         self.gcw_dispose();
-        self.account_worker(mode, work, now_ns() - started);
+        self.account_worker(mode, now_ns() - started);
         w.scanned.fetch_add((work >> 3) as u32, Relaxed);
         self.give_dedicated();
         self.rec.mark_mode.store(0, Relaxed);

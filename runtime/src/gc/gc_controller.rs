@@ -76,7 +76,7 @@ fn revise(gc: &Gc) {
     let live = gc.heap_live.0.load(Relaxed);
     let expected = gc.marked_live.load(Relaxed).max(live / 2);
     let work = expected
-        .saturating_sub(gc.bytes_marked.0.load(Relaxed))
+        .saturating_sub(gc.scan_work.0.load(Relaxed))
         .max(1000);
     let room = gc.goal.load(Relaxed).saturating_sub(live).max(1);
     // At most 64 bytes of work per byte: beyond that an allocation would stand still instead of being slow.
@@ -357,8 +357,21 @@ impl Proc {
             .count() as u32
     }
 
+    /// Scan work was done: counted, credited to assists when it was background work, and the assist ratio follows.
+    pub(crate) fn flush_scan_work(&self, bytes: u64, background: bool) {
+        let gc = &self.seg.hdr.gc;
+        if bytes == 0 {
+            return;
+        }
+        gc.scan_work.0.fetch_add(bytes, Relaxed);
+        if background {
+            gc.bg_scan_credit.0.fetch_add(bytes as i64, Relaxed);
+        }
+        revise(gc);
+    }
+
     /// A run of a mark worker ended.
-    pub(crate) fn account_worker(&self, mode: Mode, work_bytes: u64, ns: u64) {
+    pub(crate) fn account_worker(&self, mode: Mode, ns: u64) {
         let i = mode as usize - 1;
         let stats = &self.seg.hdr.stats;
         stats.mark_ns[i].fetch_add(ns, Relaxed);
@@ -367,13 +380,6 @@ impl Proc {
         if mode == Mode::Fractional {
             self.rec.stats.0.fractional_ns.fetch_add(ns, Relaxed);
         }
-        self.seg
-            .hdr
-            .gc
-            .bg_scan_credit
-            .0
-            .fetch_add(work_bytes as i64, Relaxed);
-        revise(&self.seg.hdr.gc);
     }
 
     /// The collector held a running P up for this long.

@@ -45,20 +45,24 @@ pub(crate) enum Until {
     Bytes(u64),
 }
 
-/// Scan work between two looks at the outside world, in bytes: about 100 microseconds.
-const CHECK_BYTES: u64 = 128 << 10;
+/// Scan work between two looks at the outside world, in bytes: well below 100 microseconds.
+const CHECK_BYTES: u64 = 32 << 10;
+/// What a root job counts as, in bytes of scan work.
+const ROOT_JOB_BYTES: u64 = 2 << 10;
 
 impl Proc {
     /// Marks until there is nothing left or `until` says so. Returns bytes scanned.
     pub(crate) fn gc_drain(&self, until: Until, started_ns: u64) -> u64 {
         let mut done = 0u64;
-        let mut next_check = CHECK_BYTES;
+        let mut flushed = 0u64;
+        let background = !matches!(until, Until::Bytes(_));
         let phase = self.seg.phase();
         let bits = self.seg.marks_of(phase.cycle());
         while self.markroot_next(bits) {
-            done += GRANULE_BYTES as u64 * 256;
+            done += ROOT_JOB_BYTES;
             if self.should_stop(until, done, started_ns) {
-                return self.end_drain(done);
+                self.flush_scan_work(done, background);
+                return done;
             }
         }
         let mut queue = Queue::new();
@@ -72,8 +76,9 @@ impl Proc {
             };
             done += self.scan_object(bits, r);
             self.rec.now.0.inflight[queue.last_slot()].store(0, Release);
-            if done >= next_check {
-                next_check = done + CHECK_BYTES;
+            if done - flushed >= CHECK_BYTES {
+                self.flush_scan_work(done - flushed, background);
+                flushed = done;
                 self.gcw_balance();
                 if self.should_stop(until, done, started_ns) {
                     break;
@@ -81,10 +86,7 @@ impl Proc {
             }
         }
         self.unqueue(&mut queue);
-        self.end_drain(done)
-    }
-
-    fn end_drain(&self, done: u64) -> u64 {
+        self.flush_scan_work(done - flushed, background);
         self.flush_marked();
         done
     }

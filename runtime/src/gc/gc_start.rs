@@ -125,6 +125,7 @@ impl Proc {
         gc.root_next.store(0, Release);
         gc.bytes_marked.0.store(0, Release);
         gc.bg_scan_credit.0.store(0, Release);
+        gc.scan_work.0.store(0, Release);
         gc.rounds.store(0, Relaxed);
         gc.trigger_kind.store(trigger as u32, Relaxed);
         gc.at_ns[0].store(now_ns(), Relaxed);

@@ -140,6 +140,7 @@ impl Proc {
             crate::recover::recover_dead(&self.seg);
         }
         self.wake_timers();
+        self.yield_to_laggards();
         if self.starved() {
             return self.collector_work(true);
         }
@@ -269,6 +270,20 @@ impl Proc {
     fn starved(&self) -> bool {
         let wanted = self.seg.hdr.gc.starved_cycle.load(Relaxed);
         wanted != 0 && gc_start::finished_cycle(&self.seg) < wanted
+    }
+
+    /// While a handshake waits and the heap is past its goal, a P that has been descheduled inside its scope may need this
+    /// processor: offered once per piece of work. Nobody waits for it.
+    fn yield_to_laggards(&self) {
+        let phase = self.seg.phase();
+        let handshake = matches!(
+            phase.kind(),
+            PhaseWord::BARRIER | PhaseWord::BLACK | PhaseWord::ROUND
+        );
+        let gc = &self.seg.hdr.gc;
+        if handshake && gc.heap_live.0.load(Relaxed) > gc.goal.load(Relaxed) {
+            std::thread::yield_now();
+        }
     }
 
     /// Makes sleeping tasks runnable whose time has come.

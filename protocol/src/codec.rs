@@ -122,7 +122,7 @@ mod tests {
             p: 3,
             signal: SignalKind::Kill,
         });
-        round_trip(Reply::Status(Box::new(Status::default())));
+        round_trip(Reply::Status(Box::default()));
         round_trip(Reply::Done(Outcome {
             run: RunId(7),
             ok: true,

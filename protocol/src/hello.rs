@@ -37,6 +37,8 @@ pub struct Hello {
     pub holds: u64,
     /// The P it already leases in that segment, if it holds one.
     pub leased: Option<u16>,
+    /// Whether the daemon started this worker, so that it is the daemon's to stop and to start again.
+    pub supervised: bool,
     /// Name of the program, for people.
     pub program: String,
 }
@@ -53,6 +55,7 @@ impl Hello {
             layout_hash,
             holds: 0,
             leased: None,
+            supervised: false,
             program,
         }
     }

@@ -25,6 +25,11 @@ impl Channel {
         &self.0
     }
 
+    /// The socket below, alone again.
+    pub fn into_socket(self) -> Socket {
+        self.0
+    }
+
     /// Sends one message.
     pub fn send<T: Serialize>(&self, message: &T) -> Result<(), ControlError> {
         self.0.send(&encode(message)?, None)

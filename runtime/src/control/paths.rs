@@ -169,6 +169,7 @@ impl RuntimeDir {
             self.socket(),
             self.pid_file(),
             self.state_file(),
+            self.state_file().with_extension("new"),
             self.log_file(),
             self.lock_file(),
         ] {

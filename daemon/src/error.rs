@@ -71,11 +71,11 @@ impl DaemonError {
         match self {
             DaemonError::Control(e) => e.code().into(),
             DaemonError::Heap(e) => e.code().into(),
-            DaemonError::BadSetting { .. } => "E051".into(),
-            DaemonError::BadFile { .. } => "E052".into(),
-            DaemonError::NoWorker(_) => "E053".into(),
+            DaemonError::BadSetting { .. } => "E023".into(),
+            DaemonError::BadFile { .. } => "E024".into(),
+            DaemonError::NoWorker(_) => "E016".into(),
             DaemonError::Child(refused) => refused.error.clone(),
-            DaemonError::Io { .. } => "E054".into(),
+            DaemonError::Io { .. } => "E010".into(),
         }
     }
 
@@ -83,7 +83,7 @@ impl DaemonError {
     pub fn advice(&self) -> String {
         match self {
             DaemonError::Control(e) => e.advice(),
-            DaemonError::Heap(_) => "coheap doctor, which checks limits and leftovers".into(),
+            DaemonError::Heap(e) => e.hint().into(),
             DaemonError::BadSetting { .. } | DaemonError::BadFile { .. } => {
                 "coheapd --print-config, which shows a correct one".into()
             }

@@ -93,7 +93,7 @@ impl Daemon {
             let advice = "again when it is over, or without --name for a heap of its own";
             return Some(Reply::Failed(Refused::new(
                 codes::BUSY,
-                "E060",
+                "E094",
                 what,
                 advice,
             )));
@@ -226,7 +226,7 @@ impl Daemon {
             let what = "every worker died too often and nobody is left to run the workload";
             let refused = Refused::new(
                 codes::FAILED,
-                "E061",
+                "E018",
                 what,
                 "coheap dead, and the log of the workers",
             );

@@ -494,7 +494,7 @@ impl Daemon {
             );
             return Some(Refused::new(
                 codes::FAILED,
-                "E056",
+                "E017",
                 what,
                 "starting it again; it will get the new heap",
             ));
@@ -503,7 +503,7 @@ impl Daemon {
         newcomer.then(|| {
             Refused::new(
                 codes::BUSY,
-                "E057",
+                "E093",
                 "the daemon is stopping",
                 "coheap start when it is gone",
             )
@@ -755,7 +755,7 @@ impl Daemon {
         };
         let refused = Refused::new(
             codes::FAILED,
-            "E058",
+            "E019",
             "the run was cut short: the daemon is stopping",
             "running it again",
         );
@@ -846,7 +846,7 @@ fn read_hello(bytes: &[u8]) -> Result<Hello, Option<Refused>> {
             );
             Err(Some(Refused::new(
                 codes::LAYOUT,
-                "E055",
+                "E072",
                 what,
                 "install coheap and coheapd from one build",
             )))

@@ -169,13 +169,13 @@ impl Daemon {
     fn set_workers(&mut self, tool: u64, n: u16) {
         if n > 256 {
             let what = format!("{n} workers are not possible; a heap has 256 P's");
-            return self.refuse(tool, codes::USAGE, "E062", &what, "at most 256");
+            return self.refuse(tool, codes::USAGE, "E025", &what, "at most 256");
         }
         if self.stopping.is_some() {
             return self.refuse(
                 tool,
                 codes::BUSY,
-                "E057",
+                "E093",
                 "the daemon is stopping",
                 "coheap start when it is gone",
             );
@@ -227,8 +227,8 @@ impl Daemon {
         let Some(worker) = id.and_then(|id| self.crew.workers_mut().get_mut(&id)) else {
             return self.refuse(
                 tool,
-                codes::FAILED,
-                "E063",
+                codes::USAGE,
+                "E026",
                 &format!("no process is P{p}"),
                 "coheap ps",
             );

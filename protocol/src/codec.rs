@@ -85,7 +85,7 @@ mod tests {
         round_trip(hello());
         round_trip(Answer::Refused(Refused::new(
             codes::LAYOUT,
-            "E041",
+            "E070",
             "what",
             "try",
         )));

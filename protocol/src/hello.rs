@@ -88,7 +88,7 @@ impl Hello {
         };
         Some(Refused::new(
             crate::codes::LAYOUT,
-            "E041",
+            "E070",
             what,
             "install coheapd and the worker from one build",
         ))
@@ -156,9 +156,9 @@ mod tests {
         let frame = encode(&Hello::new(Role::Tool, 0, 0, "x")).expect("encodes");
         assert_eq!(&frame[..8], b"COHP\x01\0\0\0");
         assert_eq!(Hello::peek(&frame), Some((MAGIC, PROTOCOL_VERSION)));
-        let frame = encode(&Answer::Refused(Refused::new(7, "E041", "w", "t"))).expect("encodes");
+        let frame = encode(&Answer::Refused(Refused::new(7, "E070", "w", "t"))).expect("encodes");
         let expected =
-            b"\x01\0\0\0\x07\x04\0\0\0\0\0\0\0E041\x01\0\0\0\0\0\0\0w\x01\0\0\0\0\0\0\0t";
+            b"\x01\0\0\0\x07\x04\0\0\0\0\0\0\0E070\x01\0\0\0\0\0\0\0w\x01\0\0\0\0\0\0\0t";
         assert_eq!(frame, expected);
     }
 

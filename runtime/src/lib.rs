@@ -27,6 +27,9 @@ mod placeholder {
         pub fn code(&self) -> &'static str {
             "E001"
         }
+        pub fn hint(&self) -> &'static str {
+            "coheap doctor"
+        }
     }
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub enum Backing {
@@ -145,4 +148,63 @@ pub use placeholder::Error;
 /// Placeholder.
 pub mod segment {
     pub use crate::placeholder::{Backing, PRow, Segment, SegmentConfig, Status};
+}
+/// Placeholder.
+#[expect(missing_docs, reason = "replaced by the core")]
+pub mod sched {
+    use std::sync::{Arc, Condvar, Mutex};
+    #[derive(Default)]
+    pub struct Kinds(pub u8);
+    #[derive(Clone)]
+    pub struct Interrupter(Arc<(Mutex<bool>, Condvar)>);
+    impl Interrupter {
+        pub fn interrupt(&self) {
+            if let Ok(mut flag) = self.0.0.lock() {
+                *flag = true;
+            }
+            self.0.1.notify_all();
+        }
+    }
+    pub struct P(Interrupter, u16);
+    impl P {
+        pub fn new(p: u16) -> P {
+            P(Interrupter(Arc::default()), p)
+        }
+        pub fn index(&self) -> u16 {
+            self.1
+        }
+        pub fn interrupter(&self) -> Interrupter {
+            self.0.clone()
+        }
+        pub fn run_until_stopped(&mut self, _kinds: &Kinds) {
+            let Ok(mut flag) = self.0.0.0.lock() else {
+                return;
+            };
+            while !*flag {
+                let Ok(next) = self.0.0.1.wait(flag) else {
+                    return;
+                };
+                flag = next;
+            }
+            *flag = false;
+        }
+        pub fn shutdown_requested(&self) -> bool {
+            false
+        }
+        pub fn detach(self) {}
+    }
+}
+/// Placeholder.
+pub struct Heap;
+#[expect(missing_docs, reason = "replaced by the core")]
+impl Heap {
+    pub fn attach(_segment: segment::Segment) -> Heap {
+        Heap
+    }
+    pub fn lease(&self) -> Result<sched::P, Error> {
+        let hint = std::env::var("COHEAP_P_HINT")
+            .ok()
+            .and_then(|p| p.parse().ok());
+        Ok(sched::P::new(hint.unwrap_or(99)))
+    }
 }

@@ -102,17 +102,17 @@ impl ControlError {
     /// Its number in the documentation.
     pub fn code(&self) -> &str {
         match self {
-            ControlError::NotRunning { .. } => "E040",
-            ControlError::AlreadyRunning { .. } => "E042",
-            ControlError::OtherUid { .. } => "E043",
-            ControlError::UnsafeDirectory { .. } => "E044",
-            ControlError::BadName(_) => "E045",
-            ControlError::PathTooLong(_) => "E046",
-            ControlError::TimedOut(_) => "E047",
-            ControlError::Closed => "E048",
-            ControlError::Frame(_) | ControlError::Cut(_) | ControlError::Unexpected(_) => "E049",
+            ControlError::NotRunning { .. } => "E030",
+            ControlError::AlreadyRunning { .. } => "E092",
+            ControlError::OtherUid { .. } => "E042",
+            ControlError::UnsafeDirectory { .. } => "E041",
+            ControlError::BadName(_) => "E021",
+            ControlError::PathTooLong(_) => "E022",
+            ControlError::TimedOut(_) => "E091",
+            ControlError::Closed => "E014",
+            ControlError::Frame(_) | ControlError::Cut(_) | ControlError::Unexpected(_) => "E015",
             ControlError::Refused(refused) => &refused.error,
-            ControlError::Io { .. } => "E050",
+            ControlError::Io { .. } => "E010",
         }
     }
 

@@ -86,6 +86,7 @@ pub struct Daemon {
     pub(crate) adopted: bool,
     procs: u16,
     state_is_old: bool,
+    exit_code: u8,
 }
 
 /// Who made `poll` return.
@@ -159,6 +160,7 @@ impl Daemon {
             adopted,
             procs: 0,
             state_is_old: true,
+            exit_code: codes::OK,
         };
         daemon.crew.resize(daemon.config.workers.value);
         if let Some(state) = left.filter(|_| adopted) {
@@ -215,6 +217,9 @@ impl Daemon {
             }
             if self.owner.is_some() && self.crew.is_done() && self.run.is_none() {
                 self.begin_stop(StopMode::Fast, "every command has ended");
+            } else if self.owner.is_some() && self.crew.is_hopeless() && self.run.is_none() {
+                self.exit_code = codes::FAILED;
+                self.begin_stop(StopMode::Fast, "every worker died too often");
             }
         }
         self.stop_tick(now);
@@ -832,7 +837,7 @@ impl Daemon {
                 let _ = outbox.send(&Reply::End(0));
             }
         }
-        Ok(codes::OK)
+        Ok(self.exit_code)
     }
 }
 

@@ -1,0 +1,107 @@
+//! Start, stop, restart.
+
+use crate::{
+    args::{Global, HeapOptions, Mode},
+    connect,
+    failure::Failure,
+    private, show,
+};
+use coheap::control::instance;
+use coheap_protocol::{Reply, Request, Status, codes};
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Starts a daemon in the background. The daemon's own starter says what is wrong, if something is.
+pub fn start(global: &Global, workers: u16, wait: bool, heap: &HeapOptions) -> Result<u8, Failure> {
+    let program = private::find_daemon();
+    let mut command = Command::new(&program);
+    command.args([
+        "--name",
+        connect::name(global)?.as_str(),
+        "--workers",
+        &workers.to_string(),
+    ]);
+    command.args(private::heap_flags(heap)).stdin(Stdio::null());
+    if global.quiet || global.json {
+        command.stdout(Stdio::null());
+    }
+    let status = command
+        .status()
+        .map_err(|e| private::not_started(&program, &e))?;
+    if !status.success() {
+        // It has printed the one line already.
+        return Ok(status
+            .code()
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(codes::FAILED));
+    }
+    if wait {
+        wait_for_workers(global, workers)?;
+    }
+    if global.json {
+        show::json(&status_of(global)?);
+    }
+    Ok(codes::OK)
+}
+
+fn status_of(global: &Global) -> Result<Status, Failure> {
+    let rows = connect::once(global, &Request::Status)?;
+    let status = connect::only(rows, |row| match row {
+        Reply::Status(status) => Some(*status),
+        _ => None,
+    });
+    connect::one(status)
+}
+
+fn wait_for_workers(global: &Global, workers: u16) -> Result<(), Failure> {
+    let deadline = Instant::now() + global.timeout;
+    loop {
+        let status = status_of(global)?;
+        if status.workers_attached >= u32::from(workers) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let what = format!(
+                "{} of {workers} workers attached in {:?}",
+                status.workers_attached, global.timeout
+            );
+            return Err(Failure::new(
+                codes::TIMEOUT,
+                "E091",
+                what,
+                "coheap ps, and a longer --timeout",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Stops the daemon and waits until nothing is left of it.
+pub fn stop(global: &Global, mode: Mode) -> Result<u8, Failure> {
+    let dir = connect::dir(global)?;
+    let channel = connect::tool(global)?;
+    connect::ask(
+        &channel,
+        &Request::Stop { mode: mode.into() },
+        global.timeout,
+    )?;
+    // Its files are gone; its process follows, and takes the last mapping of the heap along.
+    let deadline = Instant::now() + global.timeout;
+    while instance::is_running(&dir) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if !global.quiet && !global.json {
+        show::print(&format!("coheapd: stopped name={}\n", dir.name()));
+    }
+    Ok(codes::OK)
+}
+
+/// Stops the daemon and starts it with as many workers as it had.
+pub fn restart(global: &Global, mode: Mode, heap: &HeapOptions) -> Result<u8, Failure> {
+    let status = status_of(global)?;
+    stop(global, mode)?;
+    let workers = u16::try_from(status.workers_wanted).unwrap_or(u16::MAX);
+    start(global, workers, workers > 0, heap)
+}

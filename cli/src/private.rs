@@ -127,8 +127,7 @@ fn launch(arguments: &[OsString]) -> Result<(Child, Channel), Failure> {
     command
         .args(arguments)
         .process_group(0)
-        .stdin(Stdio::from(theirs.into_fd()))
-        .stdout(Stdio::null());
+        .stdin(Stdio::from(theirs.into_fd()));
     // It is found by name; a socket meant for this command must not lead its workers elsewhere.
     command.env_remove("COHEAP_SOCKET");
     let child = command.spawn().map_err(|e| not_started(&program, &e))?;

@@ -10,7 +10,7 @@ use crate::{
     adopt::{self, Caller},
     args::Args,
     background::{self, Notify},
-    config::Config,
+    config::{Config, Origin},
     error::DaemonError,
     events::{Event, Events, Notifier},
     heap::{self, Death},
@@ -162,10 +162,17 @@ impl Daemon {
             state_is_old: true,
             exit_code: codes::OK,
         };
-        daemon.crew.resize(daemon.config.workers.value);
+        let asked = &daemon.config.workers;
+        let (asked, said) = (asked.value, asked.origin != Origin::Default);
         if let Some(state) = left.filter(|_| adopted) {
             daemon.crew.resize(state.wanted);
             daemon.crew.inherit(&state.living(), Instant::now());
+            // As many as there were, unless somebody said otherwise.
+            if said {
+                daemon.resize(asked);
+            }
+        } else {
+            daemon.crew.resize(asked);
         }
         for caller in callers {
             daemon.line_up(caller);

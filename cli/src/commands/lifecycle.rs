@@ -6,9 +6,10 @@ use crate::{
     failure::Failure,
     private, show,
 };
-use coheap::control::instance;
 use coheap_protocol::{Reply, Request, Status, codes};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::{
+    os::fd::{AsFd, OwnedFd},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -80,22 +81,32 @@ fn wait_for_workers(global: &Global, workers: u16) -> Result<(), Failure> {
 
 /// Stops the daemon and waits until nothing is left of it.
 pub fn stop(global: &Global, mode: Mode) -> Result<u8, Failure> {
-    let dir = connect::dir(global)?;
+    let name = connect::dir(global)?.name().clone();
     let channel = connect::tool(global)?;
+    // Asked while it lives: the pidfd pins its process, whoever gets the number afterwards.
+    let daemon = channel.socket().peer()?;
     connect::ask(
         &channel,
         &Request::Stop { mode: mode.into() },
         global.timeout,
     )?;
     // Its files are gone; its process follows, and takes the last mapping of the heap along.
-    let deadline = Instant::now() + global.timeout;
-    while instance::is_running(&dir) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
+    if let Some(pidfd) = daemon.pidfd {
+        wait_for_end(&pidfd, global.timeout);
     }
     if !global.quiet && !global.json {
-        show::print(&format!("coheapd: stopped name={}\n", dir.name()));
+        show::print(&format!("coheapd: stopped name={}\n", name));
     }
     Ok(codes::OK)
+}
+
+fn wait_for_end(pidfd: &OwnedFd, patience: Duration) {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    // Its answer said that nothing is left but the process itself; a poll that fails changes nothing about that.
+    let _ = poll(
+        &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+        timeout,
+    );
 }
 
 /// Stops the daemon and starts it with as many workers as it had.

@@ -230,19 +230,25 @@ impl Socket {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT | RecvFlags::TRUNC;
-        let got = match rustix::net::recvmsg(
-            &self.0,
-            &mut [IoSliceMut::new(&mut frame)],
-            &mut ancillary,
-            flags,
-        ) {
-            Ok(got) => got,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
-            Err(Errno::CONNRESET) => return Ok(Received::Closed),
-            Err(e) => {
-                return Err(ControlError::io("cannot receive on the control socket")(
-                    e.into(),
-                ));
+        let mut tries = 0;
+        let got = loop {
+            match rustix::net::recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut frame)],
+                &mut ancillary,
+                flags,
+            ) {
+                Ok(got) => break got,
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
+                // The other end closed without reading all we sent. The kernel says that once and first, although a
+                // last word may be queued behind it: a refusal, for example.
+                Err(Errno::CONNRESET) if tries < 2 => tries += 1,
+                Err(Errno::CONNRESET) => return Ok(Received::Closed),
+                Err(e) => {
+                    return Err(ControlError::io("cannot receive on the control socket")(
+                        e.into(),
+                    ));
+                }
             }
         };
         let fd = first_fd(&mut ancillary);
@@ -351,6 +357,16 @@ mod tests {
         let (_, fd) = frame(b.recv(NOW).expect("recv"));
         let flags = fcntl(fd.expect("a descriptor"), FcntlArg::F_GETFD).expect("F_GETFD");
         assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+    }
+
+    #[test]
+    fn the_last_word_of_an_end_that_closed_without_reading_is_heard() {
+        let (a, b) = Socket::pair().expect("pair");
+        b.send(b"never read", None).expect("send");
+        a.send(b"refused", None).expect("send");
+        drop(a);
+        assert_eq!(frame(b.recv(NOW).expect("recv")).0, b"refused");
+        assert!(matches!(b.recv(NOW), Ok(Received::Closed)));
     }
 
     #[test]

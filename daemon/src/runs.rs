@@ -7,6 +7,9 @@
 //!   second a no-op.
 //! - `Collect` likewise: reading a result changes nothing.
 //!
+//! That the root task is finished becomes known by a worker's hint, by the counters, or at the latest by asking a worker
+//! to collect every [`LOOK_EVERY`]: hints die with their worker, and nothing is decided by counters.
+//!
 //! Asking another after [`PATIENCE`] declares nobody dead; it only stops waiting for one.
 
 use crate::{
@@ -20,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How long one worker may take to answer before another is asked as well.
 pub const PATIENCE: Duration = Duration::from_millis(500);
+/// How often somebody is asked whether a run is finished, when nothing says so.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two progress frames.
 pub const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// Outcomes kept for tools that ask again after a broken connection.
@@ -49,6 +54,7 @@ pub struct Run {
     /// When it was accepted.
     pub since: Instant,
     deaths_before: u64,
+    next_look: Instant,
     next_progress: Instant,
     storm: Clock,
 }
@@ -112,6 +118,7 @@ impl Daemon {
             asked: None,
             since: now,
             deaths_before: self.counters.deaths,
+            next_look: now + LOOK_EVERY,
             next_progress: now + PROGRESS_EVERY,
         });
         self.run_ask(now);
@@ -163,6 +170,7 @@ impl Daemon {
         };
         run.stage = to;
         run.asked = None;
+        run.next_look = Instant::now() + LOOK_EVERY;
         self.run_ask(Instant::now());
     }
 
@@ -240,11 +248,12 @@ impl Daemon {
         };
         run.next_progress = now + PROGRESS_EVERY;
         let (id, stage, tools) = (run.request.run, run.stage, run.tools.clone());
+        let look = run.next_look <= now;
         let (progress, finished) = self.progress();
         for tool in tools {
             self.reply(tool, &Reply::Progress(progress));
         }
-        if finished && stage == Stage::Running {
+        if (finished || look) && stage == Stage::Running {
             self.run_stage(id, Stage::Running, Stage::Collect);
         }
     }

@@ -1,0 +1,228 @@
+//! Arrays: a count and that many elements, fixed when made.
+//!
+//! Elements start as zero bytes: empty slots, zero numbers. They change afterwards only through slots and atomics.
+#![expect(unsafe_code, reason = "lays elements out behind a count")]
+
+use std::{
+    marker::PhantomData,
+    ops::Index,
+    sync::atomic::{AtomicU32, Ordering::Acquire},
+};
+
+use shm_layout::{size_class, tables::scan};
+
+use super::{Cx, Field, Gc, RefMap, TypeCell};
+use crate::{
+    Error,
+    error::Result,
+    heap::shapes::{self, Shape},
+    sched::proc::Proc,
+};
+
+/// What an array may hold: every [`Field`] and every [`Shared`] struct.
+///
+/// # Safety
+/// As for [`Field`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.
+pub unsafe trait Element: 'static {
+    /// References of an element.
+    const REFS: RefMap;
+}
+
+// SAFETY: `Field` promises the same.
+unsafe impl<F: Field> Element for F {
+    const REFS: RefMap = F::REFS;
+}
+
+/// An array in the heap. Exists only behind a [`Gc`]: made by [`Cx::array`].
+///
+/// ```
+/// use coheap::*;
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// # let segment = Segment::create(&Default::default())?;
+/// # let mut p = P::lease(segment)?;
+/// p.enter(|cx| {
+///     let counts = cx.array::<AtomicU64>(1000)?;
+///     counts[7].fetch_add(1, Relaxed);
+///     assert_eq!(counts.iter().map(|c| c.load(Relaxed)).sum::<u64>(), 1);
+///     Ok::<(), Error>(())
+/// })?;
+/// # Ok::<(), Error>(())
+/// ```
+#[repr(C, align(8))]
+pub struct Array<E> {
+    len: AtomicU32,
+    pad: u32,
+    elements: PhantomData<E>,
+}
+
+impl<E: Element> Array<E> {
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.len.load(Acquire) as usize
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements.
+    pub fn as_slice(&self) -> &[E] {
+        let first = (&raw const *self)
+            .cast::<u8>()
+            .wrapping_add(size_of::<Self>())
+            .cast::<E>();
+        // SAFETY: 1. An `Array` exists only where `array_of` made it, with room for `len` elements behind the count, all of them
+        // initialised (zeroes at least). 2. They change through interior mutability only. 3. Alignment: at most eight, as the count.
+        unsafe { std::slice::from_raw_parts(first, self.len()) }
+    }
+
+    /// Visits the elements in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, E> {
+        self.as_slice().iter()
+    }
+}
+
+impl<E: Element> Index<usize> for Array<E> {
+    type Output = E;
+    fn index(&self, i: usize) -> &E {
+        &self.as_slice()[i]
+    }
+}
+
+/// Numbers of array types in this process: by what the collector sees of their elements.
+fn array_number(stride: usize, map: &RefMap) -> usize {
+    static SEEN: std::sync::Mutex<Vec<(usize, RefMap)>> = std::sync::Mutex::new(Vec::new());
+    let mut seen = SEEN
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    seen.iter()
+        .position(|(s, m)| *s == stride && m == map)
+        .unwrap_or_else(|| {
+            seen.push((stride, *map));
+            seen.len() - 1
+        })
+}
+
+impl<'p> Cx<'p> {
+    /// A new array of `len` zero elements.
+    ///
+    /// # Errors
+    /// [`Error::HeapFull`], [`Error::NoMemory`]; [`Error::Invalid`] for more than 2^32 - 1 elements.
+    pub fn array<'cx, E: Element>(&'cx self, len: usize) -> Result<Gc<'cx, Array<E>>> {
+        let at = self.proc().array_of(len, size_of::<E>(), &E::REFS, true)?;
+        // SAFETY: `array_of` made an array of `len` elements of this size there.
+        Ok(unsafe { Gc::from_raw(at) })
+    }
+
+    /// A new array whose elements `f` makes, in order. For plain data: slots are filled by storing to them afterwards.
+    ///
+    /// # Errors
+    /// As [`Cx::array`].
+    pub fn array_from_fn<'cx, E: Element>(
+        &'cx self,
+        len: usize,
+        mut f: impl FnMut(usize) -> E,
+    ) -> Result<Gc<'cx, Array<E>>> {
+        let array = self.array::<E>(len)?;
+        let first = array.as_slice().as_ptr().cast_mut();
+        for i in 0..len {
+            let element = f(i);
+            // SAFETY: within the array, which nobody else knows yet; a zero element needs no drop.
+            unsafe { first.add(i).write(element) };
+        }
+        Ok(array)
+    }
+}
+
+impl Proc {
+    /// Memory for an array: count stored, elements zero (or, for data without references, whatever was there).
+    pub(crate) fn array_of(
+        &self,
+        len: usize,
+        stride: usize,
+        map: &RefMap,
+        zeroed: bool,
+    ) -> Result<*mut u8> {
+        let count = u32::try_from(len).map_err(|_| Error::Invalid {
+            what: format!("an array of {len} elements is too long"),
+        })?;
+        let bytes = 8 + len.checked_mul(stride).ok_or_else(|| Error::Invalid {
+            what: format!("an array of {len} elements is too long"),
+        })?;
+        if bytes as u64 > self.seg.geo.limit_bytes {
+            return Err(self.seg.heap_full(bytes as u64));
+        }
+        let kind = if map.is_none() {
+            scan::NONE
+        } else {
+            scan::ARRAY
+        };
+        let shape = |class: u32| Shape {
+            class,
+            scan: kind,
+            stride: if kind == scan::ARRAY {
+                stride as u32
+            } else {
+                0
+            },
+            map: map.0,
+        };
+        let at = if bytes > size_class::MAX_SMALL_BYTES {
+            let index = shapes::intern(&self.seg, &shape(Shape::LARGE))?;
+            self.alloc_large(bytes, index as usize)?
+        } else {
+            let class = size_class::class_of(bytes);
+            let i = self.array_cursor(
+                array_number(if kind == scan::NONE { 0 } else { stride }, map),
+                class,
+                &shape,
+            )?;
+            let cursor = &self.cursors[i];
+            let size = size_class::class_bytes(class);
+            let at = if cursor.cur.get() != cursor.end.get() {
+                let at = cursor.cur.get();
+                cursor.cur.set(at.wrapping_add(size));
+                at
+            } else {
+                self.take_slot_slow(i)?
+            };
+            if zeroed {
+                self.zero(at, bytes);
+            }
+            at
+        };
+        // SAFETY: the slot has at least the eight bytes of the header; nobody else knows it yet.
+        unsafe { at.cast::<[u32; 2]>().write([count, 0]) };
+        Ok(at)
+    }
+
+    /// The cursor of an array type and size class.
+    fn array_cursor(
+        &self,
+        number: usize,
+        class: usize,
+        shape: &dyn Fn(u32) -> Shape,
+    ) -> Result<usize> {
+        let mut known = self.array_cursors.borrow_mut();
+        if known.len() <= number {
+            known.resize(number + 1, [0; size_class::CLASSES]);
+        }
+        if known[number][class] == 0 {
+            let cell = TypeCell::new();
+            let i = cell.number();
+            let Some(cursor) = self.cursors.get(i) else {
+                return Err(Error::TableFull {
+                    table: "types of one process",
+                    capacity: self.cursors.len(),
+                });
+            };
+            cursor
+                .shape
+                .set(u32::from(shapes::intern(&self.seg, &shape(class as u32))?) + 1);
+            self.cursors_used.set(self.cursors_used.get().max(i + 1));
+            known[number][class] = i as u16;
+        }
+        Ok(known[number][class] as usize)
+    }
+}

@@ -1,0 +1,161 @@
+//! Named roots: where programs meet.
+//!
+//! A root's word names the update that wrote it (P and sequence number), and whoever replaces another's value first records that
+//! the other's update had been seen. So an update that belongs to a task's effects can be repeated after a death without
+//! happening twice (`sched::commit`).
+
+use std::{
+    marker::PhantomData,
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+};
+
+use shm_layout::{Ref, tables::ROOTS, word::RootWord};
+
+use super::{Cx, Gc, Shared};
+use crate::{Error, error::Result, failpoint, names, sched::proc::Proc, segment::Segment};
+
+/// A named root that holds a `T` or nothing. See [`Cx::root`].
+pub struct Root<T> {
+    pub(crate) index: usize,
+    target: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Root<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Root<T> {}
+
+impl<T> Root<T> {
+    /// The object, if there is one.
+    pub fn get<'cx>(&self, cx: &'cx Cx<'_>) -> Option<Gc<'cx, T>> {
+        // Acquire: pairs with the writer's Release.
+        cx.gc(RootWord(cx.proc().seg.roots[self.index].value.load(Acquire)).reference())
+    }
+
+    /// Replaces the object, at once. In a task prefer `Step::set_root`, which takes effect with the step or not at all.
+    pub fn set(&self, cx: &Cx<'_>, value: Option<Gc<'_, T>>) {
+        let proc = cx.proc();
+        let r = cx.raw(value);
+        proc.write_barrier(r);
+        let value = &proc.seg.roots[self.index].value;
+        let new = RootWord(0).with_reference(r).with_p(NOBODY);
+        loop {
+            let seen = RootWord(value.load(Acquire));
+            proc.seg.seen_update(seen.p(), seen.seq());
+            if value
+                .compare_exchange(seen.0, new.0, AcqRel, Relaxed)
+                .is_ok()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Writer of updates that nobody will ask about.
+const NOBODY: u16 = 0x1ff;
+
+/// Is sequence number `a` at or after `b`? They count modulo 2^23.
+fn reached(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) & 0x7f_ffff < 1 << 22
+}
+
+/// Stores `r` as update `seq` of P `p`. Idempotent: an update that was applied is not applied again.
+pub(crate) fn update_root(segment: &Segment, index: usize, r: Ref, p: u16, seq: u32) {
+    let value = &segment.roots[index].value;
+    let new = RootWord(0).with_reference(r).with_p(p).with_seq(seq);
+    loop {
+        let seen = RootWord(value.load(Acquire));
+        if applied(segment, seen, p, seq) {
+            return;
+        }
+        // Whoever replaces another's value says first that it had been there.
+        segment.seen_update(seen.p(), seen.seq());
+        failpoint!("root.seen");
+        if value
+            .compare_exchange(seen.0, new.0, AcqRel, Relaxed)
+            .is_ok()
+        {
+            failpoint!("root.updated");
+            return;
+        }
+    }
+}
+
+/// Was the update done? By the word, or by what others have seen; the word is read first.
+fn applied(segment: &Segment, word: RootWord, p: u16, seq: u32) -> bool {
+    (word.p() == p && word.seq() == seq) || reached(segment.hdr.seen[p as usize].load(SeqCst), seq)
+}
+
+impl Segment {
+    fn seen_update(&self, p: u16, seq: u32) {
+        let Some(seen) = self.hdr.seen.get(p as usize) else {
+            return;
+        };
+        // Only ever moves forward; somebody else may have moved it further.
+        let _ = seen.fetch_update(SeqCst, SeqCst, |now| (!reached(now, seq)).then_some(seq));
+    }
+
+    /// Index of the root called `name`, made if there is none.
+    pub(crate) fn root_index(&self, name: &str) -> Result<usize> {
+        let key = names::hash(name.as_bytes());
+        for (i, root) in self.roots.iter().enumerate() {
+            let seen = match root.key.compare_exchange(0, key, AcqRel, Acquire) {
+                Ok(_) => key,
+                Err(seen) => seen,
+            };
+            if seen == key {
+                if root.ready.load(Acquire) == 0 {
+                    names::write(&root.name, name);
+                    root.ready.store(1, Release);
+                }
+                return Ok(i);
+            }
+        }
+        Err(Error::TableFull {
+            table: "roots",
+            capacity: ROOTS,
+        })
+    }
+}
+
+impl Proc {
+    /// The next number of a detectable update of this P; grows across leases.
+    pub(crate) fn next_update_seq(&self) -> u32 {
+        self.rec.update_seq.fetch_add(1, Relaxed).wrapping_add(1) & 0x7f_ffff
+    }
+}
+
+impl Cx<'_> {
+    /// The named root `name`, made if there is none.
+    ///
+    /// # Errors
+    /// [`Error::TypeMismatch`] when it holds another type; [`Error::TableFull`] when there are 1,024 roots.
+    pub fn root<T: Shared>(&self, name: &str) -> Result<Root<T>> {
+        let segment = &self.proc().seg;
+        let index = segment.root_index(name)?;
+        let type_key = names::hash(T::NAME.as_bytes());
+        if let Err(other) = segment.roots[index]
+            .type_key
+            .compare_exchange(0, type_key, AcqRel, Acquire)
+        {
+            if other != type_key {
+                let theirs = segment
+                    .types
+                    .iter()
+                    .find(|t| t.key.load(Acquire) == other)
+                    .map_or("another type".into(), |t| names::read(&t.name));
+                return Err(Error::TypeMismatch {
+                    name: format!("root {name}"),
+                    difference: format!("{theirs} there, {} here", T::NAME),
+                });
+            }
+        }
+        Ok(Root {
+            index,
+            target: PhantomData,
+        })
+    }
+}

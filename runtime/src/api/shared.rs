@@ -1,0 +1,291 @@
+//! Which types may live in the heap, and how two programs agree about them.
+//!
+//! A type is shareable when every field is plain data, an atomic, a [`Slot`](crate::Slot), or an array or shareable struct of those:
+//! no pointer, no length that another process could not check, nothing to drop. `#[derive(Shared)]` proves it field by field, and
+//! yields what the segment's type table needs: name, size, field descriptions, the map of reference fields.
+//! **If a process dies while registering** the entry is completed by the next one that asks for the same name: contents are a
+//! function of the key.
+#![expect(
+    unsafe_code,
+    reason = "declares the unsafe traits that derive implements, and implements them for primitive types"
+)]
+
+use std::sync::atomic::{
+    AtomicBool, AtomicI8, AtomicI16, AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32,
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+use shm_layout::tables::{FIELDS_BYTES, MAP_WORDS, TypeRecord};
+
+use crate::{Error, error::Result, names};
+
+/// Where a type holds references: bit i stands for the four bytes at 4 i.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RefMap(pub [u64; MAP_WORDS]);
+
+impl RefMap {
+    /// No references.
+    pub const NONE: RefMap = RefMap([0; MAP_WORDS]);
+    /// One reference, in the first four bytes.
+    pub const ONE: RefMap = {
+        let mut map = [0; MAP_WORDS];
+        map[0] = 1;
+        RefMap(map)
+    };
+
+    /// This map with `inner` added at byte `offset`.
+    ///
+    /// # Panics
+    /// (at compile time, in a derive) when a reference lies beyond the first 4 KiB, or not on a multiple of four bytes.
+    pub const fn with(mut self, offset: usize, inner: RefMap) -> RefMap {
+        let mut i = 0;
+        while i < MAP_WORDS * 64 {
+            if inner.0[i / 64] >> (i % 64) & 1 != 0 {
+                assert!(offset % 4 == 0, "a Slot must be aligned to four bytes");
+                let at = offset / 4 + i;
+                assert!(
+                    at < MAP_WORDS * 64,
+                    "a shared type may hold Slots in its first 4 KiB only: use an Array for more"
+                );
+                self.0[at / 64] |= 1 << (at % 64);
+            }
+            i += 1;
+        }
+        self
+    }
+
+    /// Are there none?
+    pub const fn is_none(&self) -> bool {
+        let mut i = 0;
+        while i < MAP_WORDS {
+            if self.0[i] != 0 {
+                return false;
+            }
+            i += 1;
+        }
+        true
+    }
+}
+
+/// One field, as derive describes it.
+#[derive(Clone, Copy, Debug)]
+pub struct FieldDesc {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type's name.
+    pub type_name: &'static str,
+    /// Bytes from the struct's start.
+    pub offset: usize,
+}
+
+/// A number that this process gives to a type when it is first allocated; 0 before. One static per type, made by derive.
+#[derive(Debug, Default)]
+pub struct TypeCell(AtomicU32);
+
+impl TypeCell {
+    /// A cell without a number.
+    pub const fn new() -> TypeCell {
+        TypeCell(AtomicU32::new(0))
+    }
+
+    /// The type's number in this process, 0 none yet.
+    #[inline]
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Relaxed) as usize
+    }
+
+    /// Gives the type a number, if it has none.
+    pub(crate) fn number(&self) -> usize {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        if self.0.load(Relaxed) == 0 {
+            let fresh = NEXT.fetch_add(1, Relaxed);
+            let _ = self.0.compare_exchange(0, fresh, Relaxed, Relaxed);
+        }
+        self.get()
+    }
+}
+
+/// A type whose values may live in the heap. Implement it by `#[derive(Shared)]`.
+///
+/// ```
+/// use coheap::{Shared, Slot};
+/// #[derive(Shared)]
+/// struct Node { left: Slot<Node>, right: Slot<Node>, value: u64 }
+/// assert_eq!(Node::NAME, "Node");
+/// assert_eq!(Node::REFS.0[0], 0b11);
+/// ```
+///
+/// # Safety
+/// `REFS` names exactly the [`Slot`](crate::Slot)s of the type; every other byte is plain data or an atomic, for which all-zero
+/// bytes are valid; the type has no destructor and an alignment of at most eight bytes; `cell` returns the same cell for this type only.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot live in the shared heap",
+    label = "not shareable",
+    note = "derive it: `#[derive(Shared)]` on a struct of plain data, atomics and `Slot`s"
+)]
+pub unsafe trait Shared: Sized + 'static {
+    /// The name that all programs use for it.
+    const NAME: &'static str;
+    /// Its fields, in the order of their offsets.
+    const FIELDS: &'static [FieldDesc];
+    /// Its references.
+    const REFS: RefMap;
+    /// The type's number in this process.
+    fn cell() -> &'static TypeCell;
+}
+
+/// A type that may be a field of a [`Shared`] struct.
+///
+/// # Safety
+/// As for [`Shared`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.
+#[diagnostic::on_unimplemented(
+    message = "a field of type `{Self}` cannot live in the shared heap",
+    label = "not plain data, an atomic, or a `Slot`",
+    note = "instead of String use Slot<GcStr>; of Vec or a slice, Slot<Array<T>>; of Box, Rc, Arc, & or a raw pointer, Slot<T>; of Cell or RefCell, an atomic"
+)]
+pub unsafe trait Field: 'static {
+    /// Name for descriptions.
+    const TYPE_NAME: &'static str;
+    /// Its references.
+    const REFS: RefMap;
+}
+
+macro_rules! plain_fields {
+    ($($t:ty),+) => { $(
+        // SAFETY: plain data or an atomic: no references, zero is valid, nothing to drop, aligned to its size of at most eight.
+        unsafe impl Field for $t {
+            const TYPE_NAME: &'static str = stringify!($t);
+            const REFS: RefMap = RefMap::NONE;
+        }
+    )+ };
+}
+plain_fields!(
+    u8,
+    u16,
+    u32,
+    u64,
+    i8,
+    i16,
+    i32,
+    i64,
+    f32,
+    f64,
+    bool,
+    char,
+    (),
+    AtomicBool,
+    AtomicU8,
+    AtomicU16,
+    AtomicU32,
+    AtomicU64,
+    AtomicI8,
+    AtomicI16,
+    AtomicI32,
+    AtomicI64
+);
+
+// SAFETY: an array of N fields one after the other: references as often, everything else as its elements.
+unsafe impl<F: Field, const N: usize> Field for [F; N] {
+    const TYPE_NAME: &'static str = F::TYPE_NAME;
+    const REFS: RefMap = {
+        let mut map = RefMap::NONE;
+        let mut i = 0;
+        while i < N && !F::REFS.is_none() {
+            map = map.with(i * size_of::<F>(), F::REFS);
+            i += 1;
+        }
+        map
+    };
+}
+
+/// Describes fields as one string: `name:type@offset;...`.
+pub(crate) fn describe(fields: &[FieldDesc]) -> String {
+    let mut text = String::new();
+    for f in fields {
+        text.push_str(&format!("{}:{}@{};", f.name, f.type_name, f.offset));
+    }
+    text
+}
+
+/// Enters a name with its fields into a table, or checks that it stands there with the same fields. Returns its index.
+///
+/// # Errors
+/// [`Error::TypeMismatch`] naming the first field that differs; [`Error::TableFull`].
+pub(crate) fn register(
+    table: &'static [TypeRecord],
+    what: &'static str,
+    name: &str,
+    bytes: usize,
+    fields: &[FieldDesc],
+) -> Result<usize> {
+    let text = describe(fields);
+    let key = names::hash(name.as_bytes());
+    let layout = names::hash(format!("{bytes}:{text}").as_bytes());
+    for (i, record) in table.iter().enumerate() {
+        let seen = match record.key.compare_exchange(0, key, AcqRel, Acquire) {
+            Ok(_) => key,
+            Err(seen) => seen,
+        };
+        if seen != key {
+            continue;
+        }
+        let theirs = match record.layout.compare_exchange(0, layout, AcqRel, Acquire) {
+            Ok(_) => layout,
+            Err(theirs) => theirs,
+        };
+        if theirs != layout {
+            return Err(Error::TypeMismatch {
+                name: name.to_owned(),
+                difference: difference(record, bytes, &text),
+            });
+        }
+        if record.ready.load(Acquire) == 0 {
+            record.bytes.store(bytes as u32, Relaxed);
+            names::write(&record.name, name);
+            names::write(&record.fields, &text[..text.len().min(FIELDS_BYTES)]);
+            record.ready.store(1, Release);
+        }
+        return Ok(i);
+    }
+    Err(Error::TableFull {
+        table: what,
+        capacity: table.len(),
+    })
+}
+
+/// The first field at which a registered description and ours part.
+fn difference(record: &TypeRecord, bytes: usize, ours: &str) -> String {
+    let theirs = names::read(&record.fields);
+    let (mut a, mut b) = (theirs.split(';'), ours.split(';'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some(x), Some(y)) if x == y => continue,
+            (None, None) => {
+                return format!(
+                    "its size: {} bytes there, {bytes} here",
+                    record.bytes.load(Relaxed)
+                );
+            }
+            (x, y) => {
+                return format!(
+                    "{:?} there, {:?} here",
+                    x.unwrap_or("no field"),
+                    y.unwrap_or("no field")
+                );
+            }
+        }
+    }
+}
+
+/// Checks a type once more where derive cannot: at compile time, when it is first used.
+pub(crate) const fn check<T: Shared>() {
+    assert!(
+        align_of::<T>() <= 8,
+        "a shared type may be aligned to eight bytes at most"
+    );
+    assert!(
+        !std::mem::needs_drop::<T>(),
+        "a shared type must have nothing to drop: nobody would drop it"
+    );
+}

@@ -1,0 +1,66 @@
+//! Strings: immutable bytes in the heap.
+#![expect(unsafe_code, reason = "copies bytes behind a count")]
+
+use super::{Array, Cx, Gc, RefMap};
+use crate::error::Result;
+
+/// Immutable bytes, UTF-8 or not. Exists only behind a [`Gc`].
+///
+/// ```
+/// use coheap::*;
+/// # let segment = Segment::create(&Default::default())?;
+/// # let mut p = P::lease(segment)?;
+/// p.enter(|cx| {
+///     let s = cx.str("grey")?;
+///     assert_eq!(s.as_str(), Some("grey"));
+///     assert_eq!(s.as_bytes(), b"grey");
+///     Ok::<(), Error>(())
+/// })?;
+/// # Ok::<(), Error>(())
+/// ```
+#[repr(transparent)]
+pub struct GcStr(Array<u8>);
+
+impl GcStr {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
+    /// The bytes as text, if they are UTF-8.
+    pub fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(self.as_bytes()).ok()
+    }
+
+    /// How many bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Is it empty?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for GcStr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        String::from_utf8_lossy(self.as_bytes()).fmt(f)
+    }
+}
+
+impl<'p> Cx<'p> {
+    /// Copies bytes into the heap.
+    ///
+    /// # Errors
+    /// [`crate::Error::HeapFull`], [`crate::Error::NoMemory`].
+    pub fn str<'cx>(&'cx self, bytes: impl AsRef<[u8]>) -> Result<Gc<'cx, GcStr>> {
+        let bytes = bytes.as_ref();
+        let at = self.proc().array_of(bytes.len(), 1, &RefMap::NONE, false)?;
+        // SAFETY: `array_of` made room for `bytes.len()` bytes behind the eight of the count; the object is ours alone; the source
+        // is private memory or another object.
+        unsafe { std::ptr::copy(bytes.as_ptr(), at.add(8), bytes.len()) };
+        // SAFETY: an array of bytes, initialised just now; `GcStr` is one.
+        Ok(unsafe { Gc::from_raw(at) })
+    }
+}

@@ -1,0 +1,43 @@
+//! The write barrier: Dijkstra insertion. Whoever stores a reference shades it first.
+//!
+//! Stores into a `Slot`, a handle, a root, a queue, a context, and the initialising stores of a new object all come through here.
+//! Whether the barrier is on is fixed for the length of a scope. *Shade, then store* (rule 2): a death between the two leaves
+//! floating garbage, never an unmarked live object. The barrier is unconditional on the colour of the object stored into, so it
+//! needs no fence between them.
+//! **If the P dies while shading**, `in progress: shade` names the object: recovery marks it and pushes it.
+
+use std::sync::atomic::Ordering::{Release, SeqCst};
+
+use shm_layout::Ref;
+
+use crate::{failpoint, heap::marks, sched::proc::Proc};
+
+impl Proc {
+    /// Shades `r` if the barrier is on; nil needs none.
+    #[inline]
+    pub(crate) fn write_barrier(&self, r: Ref) {
+        if self.barrier.get() && r != 0 {
+            self.shade(r);
+        }
+    }
+
+    #[cold]
+    fn shade(&self, r: Ref) {
+        let bits = self.seg.marks_of(self.seen.get().cycle());
+        if marks::is_marked(bits, r) {
+            return;
+        }
+        // Rule 3: record, then mark, then push, then clear the record.
+        self.rec.now.0.shade.store(r, Release);
+        failpoint!("barrier.recorded");
+        // Rule 4: a round that began before this must not end clean. SeqCst: partner of the look in `gc_mark_done`.
+        self.seg.hdr.gc.dirty.0.store(1, SeqCst);
+        if marks::mark(bits, r) {
+            failpoint!("barrier.marked");
+            self.count_marked(self.object_bytes(r) as u64);
+            self.gcw_put(r);
+            failpoint!("barrier.pushed");
+        }
+        self.rec.now.0.shade.store(0, Release);
+    }
+}

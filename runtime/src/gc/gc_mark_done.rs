@@ -1,0 +1,191 @@
+//! The end of marking (Go's gcMarkDone), without a stop: rounds of flush and re-check.
+//!
+//! A worker that finds no work left leaves its slot and comes here. 1. Clear "dirty". 2. *Quiet?* No published buffer, all root
+//! jobs done, no other worker running: the worker words are read twice, and must not have moved. 3. `MARK -> ROUND`, a handshake.
+//! 4. Wait until every P has acknowledged it: not by waiting, but by becoming `RUNNABLE`: whoever schedules next looks again.
+//! 5. Quiet again, and nobody shaded, flushed or weakly loaded since step 1: `ROUND -> OFF`, marking is over. Otherwise
+//! `ROUND -> MARK`, and the worker goes back to its slot.
+//!
+//! Why this is enough (rule 4): a clean round is a handshake that began with no grey object and during which none was made; so
+//! every scope that could still hold a white reference has ended.
+//! **If the process dies** at any step, the phase word says what is true; another worker, or an idle P that finds no worker
+//! active, goes on. Two workers here at once are harmless: the phase word decides.
+
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+
+use shm_layout::{
+    MAX_WORKERS,
+    trace::ev,
+    word::{PhaseWord, WorkerWord},
+};
+
+use super::{
+    checkmark,
+    gc_bg_mark_worker::{gc_mark_work_available, used_workers},
+    gc_controller, gctrace,
+    handshake::acknowledged,
+    markroot,
+};
+use crate::{failpoint, sched::proc::Proc, time::now_ns};
+
+/// What a look at the end of marking found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum MarkDone {
+    /// A round is on and not everybody has acknowledged it: look again later.
+    Wait,
+    /// There is more to mark, or somebody else decides.
+    NotYet,
+    /// Marking is over.
+    Over,
+}
+
+impl Proc {
+    /// Looks whether marking is over, as worker `g`, which has left its slot.
+    pub(crate) fn gc_mark_done(&self, g: usize) -> MarkDone {
+        let phase = self.seg.phase();
+        match phase.kind() {
+            PhaseWord::MARK => self.begin_round(g, phase),
+            PhaseWord::ROUND => self.judge_round(g, phase),
+            _ => MarkDone::NotYet,
+        }
+    }
+
+    fn begin_round(&self, g: usize, phase: PhaseWord) -> MarkDone {
+        let gc = &self.seg.hdr.gc;
+        if gc.overflow.load(SeqCst) != 0 {
+            self.rescan_heap();
+            self.gcw_dispose();
+            return MarkDone::NotYet;
+        }
+        // Cleared before the look: what is flushed after this dirties the round.
+        gc.dirty.0.store(0, SeqCst);
+        failpoint!("mark_done.cleared");
+        if !self.is_quiet(g, phase) {
+            return MarkDone::NotYet;
+        }
+        gc.at_ns[3].store(now_ns(), Relaxed);
+        let round = phase.next(PhaseWord::ROUND);
+        if gc
+            .phase
+            .0
+            .compare_exchange(phase.0, round.0, SeqCst, Relaxed)
+            .is_err()
+        {
+            return MarkDone::NotYet;
+        }
+        failpoint!("mark_done.round");
+        gc.rounds.fetch_add(1, Relaxed);
+        self.seg.workers[g]
+            .round_epoch
+            .store(round.epoch(), Relaxed);
+        self.trace(ev::GC_PHASE, PhaseWord::ROUND.into(), round.cycle());
+        self.judge_round(g, round)
+    }
+
+    fn judge_round(&self, g: usize, round: PhaseWord) -> MarkDone {
+        let gc = &self.seg.hdr.gc;
+        let clean = self.is_quiet(g, round)
+            && gc.dirty.0.load(SeqCst) == 0
+            && gc.overflow.load(SeqCst) == 0;
+        if clean && !acknowledged(&self.seg, round) {
+            return MarkDone::Wait;
+        }
+        // Acknowledged by all: whatever they flushed on the way is visible now. Look once more.
+        let clean = clean
+            && self.is_quiet(g, round)
+            && gc.dirty.0.load(SeqCst) == 0
+            && gc.overflow.load(SeqCst) == 0;
+        failpoint!("mark_done.judged");
+        if clean {
+            return self.mark_termination(round);
+        }
+        let mark = round.next(PhaseWord::MARK);
+        if gc
+            .phase
+            .0
+            .compare_exchange(round.0, mark.0, SeqCst, Relaxed)
+            .is_ok()
+        {
+            self.trace(ev::GC_PHASE, PhaseWord::MARK.into(), mark.cycle());
+        }
+        MarkDone::NotYet
+    }
+
+    /// `ROUND -> OFF`: from here on spans are swept. The bookkeeping before it is idempotent.
+    fn mark_termination(&self, round: PhaseWord) -> MarkDone {
+        let gc = &self.seg.hdr.gc;
+        gc.at_ns[4].store(now_ns(), Relaxed);
+        gc.pages_swept.store(0, Relaxed);
+        gc.sweep_cursor
+            .0
+            .store(u64::from(round.cycle()) << 32, Release);
+        if gctrace::debug().checkmark {
+            self.checkmark(round.cycle());
+        }
+        failpoint!("mark_done.settled");
+        let off = round.next(PhaseWord::OFF);
+        if gc
+            .phase
+            .0
+            .compare_exchange(round.0, off.0, SeqCst, Relaxed)
+            .is_err()
+        {
+            return MarkDone::NotYet;
+        }
+        failpoint!("mark_done.off");
+        gc_controller::commit(&self.seg);
+        let stats = &self.seg.hdr.stats;
+        stats.cycles.fetch_add(1, Relaxed);
+        stats.cycles_by[gc.trigger_kind.load(Relaxed) as usize % 5].fetch_add(1, Relaxed);
+        stats.cycle_ns.fetch_add(
+            gc.at_ns[4]
+                .load(Relaxed)
+                .saturating_sub(gc.at_ns[0].load(Relaxed)),
+            Relaxed,
+        );
+        self.trace(ev::GC_DONE, off.cycle(), 0);
+        gctrace::cycle(&self.seg, off.cycle());
+        crate::sched::wake::wake_all(&self.seg);
+        MarkDone::Over
+    }
+
+    /// Ends this process with a report when the cycle has missed a reachable object: going on would free it.
+    fn checkmark(&self, cycle: u32) {
+        let missed = checkmark::missed(&self.seg, cycle);
+        if let Some((parent, child)) = missed.first() {
+            log::error!(
+                "checkmark found unmarked object {child:#x}, referred to by {parent:#x}, and {} more, in cycle {cycle}",
+                missed.len() - 1
+            );
+            std::process::abort();
+        }
+        self.seg.hdr.gc.checkmarks.fetch_add(1, Relaxed);
+    }
+
+    /// No grey object anywhere but in scopes: no published buffer, all roots done, no worker running but `g`. The worker words are
+    /// read before and after, and compared whole: a worker that ran in between has moved its generation.
+    fn is_quiet(&self, g: usize, phase: PhaseWord) -> bool {
+        let mut before = [0u64; MAX_WORKERS];
+        let workers = used_workers(&self.seg);
+        for (word, w) in before.iter_mut().zip(workers) {
+            *word = w.word.load(SeqCst);
+        }
+        let others_run = before
+            .iter()
+            .enumerate()
+            .any(|(i, &w)| i != g && WorkerWord(w).state() == WorkerWord::RUNNING);
+        if others_run
+            || gc_mark_work_available(&self.seg, phase)
+            || !markroot::all_done(&self.seg, phase.cycle())
+        {
+            return false;
+        }
+        failpoint!("mark_done.looked");
+        workers
+            .iter()
+            .zip(before)
+            .all(|(w, seen)| w.word.load(SeqCst) == seen)
+            && used_workers(&self.seg).len() == workers.len()
+    }
+}

@@ -1,0 +1,130 @@
+//! `COHEAPDEBUG=gctrace=1`: one line per cycle, in Go's shape, our fields at the end.
+//!
+//! `gc N @Ts U%: a+b+c ms clock, d+e/f/g+h ms cpu, x->y->z MB, G MB goal, 0 MB stacks, R MB globals, P P`. We do not stop the
+//! world: a is the handshakes that start a cycle ("stopping" nobody), c the last round. Then `(forced)`, and after a bar what only we have.
+
+use std::{
+    io::Write,
+    sync::{OnceLock, atomic::Ordering::Relaxed},
+};
+
+use crate::segment::Segment;
+
+/// Settings of `COHEAPDEBUG`, read once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Debug {
+    /// Print a line per cycle.
+    pub gctrace: bool,
+    /// Print scheduler lines every so many milliseconds; 0 never.
+    pub schedtrace_ms: u64,
+    /// With details per P, worker and task.
+    pub scheddetail: bool,
+    /// Check each cycle by a second marking.
+    pub checkmark: bool,
+    /// Overwrite freed memory.
+    pub clobberfree: bool,
+}
+
+/// Parses `gctrace=1,schedtrace=1000`; unknown names are ignored, as in Go.
+pub(crate) fn parse(text: &str) -> Debug {
+    let mut debug = Debug::default();
+    for item in text.split(',') {
+        let (name, value) = item.split_once('=').unwrap_or((item, "1"));
+        let value: u64 = value.trim().parse().unwrap_or(0);
+        match name.trim() {
+            "gctrace" => debug.gctrace = value != 0,
+            "schedtrace" => debug.schedtrace_ms = value,
+            "scheddetail" => debug.scheddetail = value != 0,
+            "gccheckmark" => debug.checkmark = value != 0,
+            "clobberfree" => debug.clobberfree = value != 0,
+            _ => {}
+        }
+    }
+    debug
+}
+
+/// The process's settings.
+pub(crate) fn debug() -> Debug {
+    static DEBUG: OnceLock<Debug> = OnceLock::new();
+    *DEBUG.get_or_init(|| parse(&std::env::var("COHEAPDEBUG").unwrap_or_default()))
+}
+
+/// Prints the line of the cycle that has just ended, if asked to: one write, so that lines of several processes do not mix.
+pub(crate) fn cycle(segment: &Segment, cycle: u32) {
+    if debug().gctrace {
+        // A closed stderr is not worth an error here.
+        let _ = std::io::stderr().write_all(line(segment, cycle).as_bytes());
+    }
+}
+
+fn line(segment: &Segment, cycle: u32) -> String {
+    let gc = &segment.hdr.gc;
+    let stats = &segment.hdr.stats;
+    let at: Vec<f64> = gc
+        .at_ns
+        .iter()
+        .map(|a| a.load(Relaxed) as f64 / 1e6)
+        .collect();
+    let ms = |ns: usize| {
+        stats.mark_ns[ns]
+            .load(Relaxed)
+            .saturating_sub(stats.mark_ns_at_start[ns].load(Relaxed)) as f64
+            / 1e6
+    };
+    let mb = |bytes: u64| bytes >> 20;
+    let procs = super::gc_controller::active_procs(segment);
+    let first = segment
+        .procs
+        .iter()
+        .filter_map(|r| Some(r.leased_at_ns.load(Relaxed)).filter(|&t| t != 0))
+        .min()
+        .unwrap_or(0) as f64
+        / 1e6;
+    let (start, mark, end) = (
+        (at[2] - at[0]).max(0.0),
+        (at[3] - at[2]).max(0.0),
+        (at[4] - at[3]).max(0.0),
+    );
+    let total: u64 = [0, 1, 3]
+        .iter()
+        .map(|&m: &usize| stats.mark_ns[m].load(Relaxed))
+        .sum();
+    let share = total as f64 / 1e6 / ((at[4] - first).max(1.0) * procs as f64) * 100.0;
+    let forced = if gc.trigger_kind.load(Relaxed) == 2 {
+        " (forced)"
+    } else {
+        ""
+    };
+    format!(
+        "gc {cycle} @{:.3}s {share:.0}%: {start:.3}+{mark:.2}+{end:.3} ms clock, {start:.3}+{:.2}/{:.2}/{:.2}+{end:.3} ms cpu, {}->{}->{} MB, {} MB goal, 0 MB stacks, 0 MB globals, {procs} P{forced} | rounds {} migrations {} stopping 0 ms\n",
+        (at[0] - first).max(0.0) / 1e3,
+        ms(3),
+        ms(0) + ms(1),
+        ms(2),
+        mb(gc.live_at_start.load(Relaxed)),
+        mb(gc.live_at_mark_end.load(Relaxed)),
+        mb(gc.marked_live.load(Relaxed)),
+        mb(gc.goal.load(Relaxed)),
+        gc.rounds.load(Relaxed),
+        stats.migrations.load(Relaxed),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_settings_as_go_does() {
+        let d = parse("gctrace=1,schedtrace=500,unknown=3");
+        assert_eq!(
+            d,
+            Debug {
+                gctrace: true,
+                schedtrace_ms: 500,
+                ..Debug::default()
+            }
+        );
+        assert_eq!(parse(""), Debug::default());
+    }
+}

@@ -1,0 +1,400 @@
+//! Verification: walks everything that is reachable, and accounts for every page.
+//!
+//! *Reachable* is what the roots lead to: named roots, handles, tasks. Every reference must name the first granule of a slot that is
+//! taken, in a page of a span. *Pages* are free (by word and bit), in a span, the null page, or not committed; anything else is a
+//! named leak.
+#![expect(
+    unsafe_code,
+    reason = "reads reference fields of objects through addresses in the mapped heap"
+)]
+
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Acquire, Relaxed},
+};
+
+use shm_layout::{
+    CHUNK_PAGES, GRANULE_BYTES, PAGE_BYTES, PAGE_GRANULES, Ref,
+    proc::ProcRecord,
+    tables::{ShapeRecord, scan},
+    word::{PhaseWord, ProcWord, RootWord, SpanWord, TaskWord},
+};
+
+use crate::{
+    Error,
+    api::P,
+    error::Result,
+    heap::{marks, sweep},
+    segment::Segment,
+};
+
+/// What a verification counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Objects that the roots lead to.
+    pub objects: u64,
+    /// Their bytes, by slot.
+    pub bytes: u64,
+    /// Spans.
+    pub spans: u64,
+    /// Pages in spans.
+    pub span_pages: u64,
+    /// Free pages.
+    pub free_pages: u64,
+    /// What must not be, in words.
+    pub findings: Vec<String>,
+}
+
+/// Stops the world and verifies the heap. With `deep`, also every page, queue and word.
+///
+/// ```
+/// let mut p = coheap::P::lease(coheap::Segment::create(&Default::default()).unwrap()).unwrap();
+/// assert!(coheap::gc::verify::verify(&mut p, true)?.findings.is_empty());
+/// # Ok::<(), coheap::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Busy`] when the world cannot be stopped.
+pub fn verify(p: &mut P, deep: bool) -> Result<Report> {
+    let proc = p.proc();
+    drop(crate::api::Inside::enter(proc));
+    let _stopped = proc.stop_the_world()?;
+    let segment = &proc.seg;
+    let mut report = Report::default();
+    let mut walk = Walk::new(segment);
+    let mut findings = Vec::new();
+    let (mut objects, mut bytes) = (0, 0);
+    walk.run(&mut |parent, child| match check_object(segment, child) {
+        Ok(size) => {
+            objects += 1;
+            bytes += size as u64;
+            true
+        }
+        Err(why) => {
+            findings.push(format!("object {parent:#x} refers to {child:#x}: {why}"));
+            false
+        }
+    });
+    report.objects = objects;
+    report.bytes = bytes;
+    report.findings = findings;
+    if deep {
+        check_pages(segment, &mut report);
+        check_tasks(segment, &mut report);
+        check_procs(segment, &mut report);
+    }
+    Ok(report)
+}
+
+/// As [`verify`], but findings are an error.
+///
+/// # Errors
+/// [`Error::Violation`] with the first finding; [`Error::Busy`].
+pub fn verify_clean(p: &mut P, deep: bool) -> Result<Report> {
+    let report = verify(p, deep)?;
+    match report.findings.first() {
+        None => Ok(report),
+        Some(first) => Err(Error::Violation {
+            what: format!("{first} ({} findings)", report.findings.len()),
+        }),
+    }
+}
+
+/// Is this the reference of a taken slot? Its bytes, or what is wrong.
+fn check_object(segment: &Segment, r: Ref) -> std::result::Result<usize, String> {
+    let page = r as usize / PAGE_GRANULES;
+    if page == 0 || page >= segment.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES {
+        return Err("outside the committed heap".into());
+    }
+    let head = segment.span_head(page);
+    let span = &segment.spans[head];
+    let word = SpanWord(span.word.load(Acquire));
+    if !sweep::is_span(word) {
+        return Err(format!(
+            "page {page} is in no span (state {})",
+            word.state()
+        ));
+    }
+    let shape = &segment.shapes[span.shape.load(Relaxed) as usize];
+    let bytes = shape.bytes.load(Relaxed) as usize;
+    let offset = r as usize - head * PAGE_GRANULES;
+    if bytes == 0 {
+        return if offset == 0 {
+            Ok(span.pages.load(Relaxed) as usize * PAGE_BYTES)
+        } else {
+            Err("inside a large object".into())
+        };
+    }
+    let step = bytes / GRANULE_BYTES;
+    if !offset.is_multiple_of(step) {
+        return Err(format!("not the start of a slot of {bytes} bytes"));
+    }
+    let index = offset / step;
+    let taken = (index as u32) < span.free_index.load(Relaxed)
+        || marks::is_marked(segment.marks_of(u32::from(word.sweepgen())), r);
+    let phase = segment.phase();
+    let unswept =
+        word.sweepgen() != sweep::sweepgen_of(phase.with_kind(resumed_kind(segment, phase)));
+    let dead = unswept && !marks::is_marked(segment.marks_of(phase.cycle()), r);
+    match (taken, dead) {
+        (false, _) => Err(format!("slot {index} is free")),
+        (true, true) => Err("unmarked in the cycle that has just ended".into()),
+        (true, false) => Ok(bytes),
+    }
+}
+
+fn resumed_kind(segment: &Segment, phase: PhaseWord) -> u8 {
+    if phase.kind() == PhaseWord::STOPPED {
+        segment.hdr.gc.stop_resume.load(Acquire) as u8
+    } else {
+        phase.kind()
+    }
+}
+
+fn check_pages(segment: &Segment, report: &mut Report) {
+    let committed = segment.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES;
+    let mut page = 1;
+    while page < committed {
+        let word = SpanWord(segment.spans[page].word.load(Acquire));
+        let free_bit = segment.page_bits[page / 64].load(Acquire) >> (page % 64) & 1 != 0;
+        match word.state() {
+            SpanWord::FREE => {
+                report.free_pages += 1;
+                if !free_bit && chunk_is_ready(segment, page) {
+                    report.findings.push(format!(
+                        "page {page} is free by its word, taken by its bit: leaked"
+                    ));
+                }
+                if marks::count(segment.marks[0], page, 1) + marks::count(segment.marks[1], page, 1)
+                    != 0
+                {
+                    report
+                        .findings
+                        .push(format!("free page {page} has mark bits"));
+                }
+                page += 1;
+            }
+            _ if sweep::is_span(word) => {
+                let pages = segment.spans[page].pages.load(Relaxed) as usize;
+                report.spans += 1;
+                report.span_pages += pages as u64;
+                check_span(segment, page, pages, report);
+                page += pages.max(1);
+            }
+            state => {
+                report.findings.push(format!(
+                    "page {page} is in state {state} although nobody is working on it"
+                ));
+                page += 1;
+            }
+        }
+    }
+}
+
+fn chunk_is_ready(segment: &Segment, page: usize) -> bool {
+    let word = shm_layout::word::JobWord(segment.chunk_words[page / CHUNK_PAGES].load(Acquire));
+    word.state() == 2
+}
+
+fn check_span(segment: &Segment, page: usize, pages: usize, report: &mut Report) {
+    let word = SpanWord(segment.spans[page].word.load(Acquire));
+    if word.state() == SpanWord::SWEEPING {
+        report.findings.push(format!(
+            "span {page} is being swept by P{} although the world is stopped",
+            word.p()
+        ));
+    }
+    if word.state() == SpanWord::CACHED {
+        let owner = ProcWord(segment.procs[word.p() as usize].word.0.load(Acquire));
+        let lease = shm_layout::word::Owner::new(word.p(), owner.inc());
+        if owner.state() == ProcWord::VACANT || lease != word.owner() {
+            report.findings.push(format!(
+                "span {page} is cached by P{}, a lease that has ended",
+                word.p()
+            ));
+        }
+    }
+    for body in page + 1..page + pages {
+        if SpanWord(segment.spans[body].word.load(Acquire)).state() != SpanWord::BODY {
+            report
+                .findings
+                .push(format!("page {body} should belong to the span at {page}"));
+        }
+    }
+}
+
+fn check_tasks(segment: &Segment, report: &mut Report) {
+    let high = segment.hdr.sched.task_high.load(Acquire) as usize;
+    let queued = |task: usize| {
+        let bit = segment.task_run.bits[task / 64].load(Acquire) >> (task % 64) & 1 != 0;
+        bit || segment.procs.iter().any(|r| in_ring(r, task))
+    };
+    for (i, task) in segment.tasks[..high].iter().enumerate() {
+        let word = TaskWord(task.word.load(Acquire));
+        match word.state() {
+            TaskWord::RUNNABLE if !queued(i) => report
+                .findings
+                .push(format!("task {i} is runnable and stands in no queue")),
+            TaskWord::RUNNING | TaskWord::COMMITTED | TaskWord::RESERVED => {
+                let owner = ProcWord(segment.procs[word.p() as usize].word.0.load(Acquire));
+                let lease = shm_layout::word::Owner::new(word.p(), owner.inc());
+                if owner.state() == ProcWord::VACANT || lease != word.owner() {
+                    report.findings.push(format!(
+                        "task {i} is in the hands of P{}, a lease that has ended",
+                        word.p()
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn in_ring(record: &ProcRecord, task: usize) -> bool {
+    let (head, tail) = (
+        record.runq_head.0.load(Acquire),
+        record.runq_tail.0.load(Acquire),
+    );
+    let ring = (head..head.wrapping_add(tail.wrapping_sub(head)))
+        .any(|i| record.runq.0[i as usize % record.runq.0.len()].load(Relaxed) == task as u32);
+    ring || record.runnext.load(Acquire) == task as u32 + 1
+        || record.now.0.task.load(Acquire) == task as u32 + 1
+}
+
+fn check_procs(segment: &Segment, report: &mut Report) {
+    for (p, record) in segment.procs.iter().enumerate() {
+        if ProcWord(record.word.0.load(Acquire)).state() == ProcWord::VACANT
+            && record.now.0.intent.load(Acquire) != 0
+        {
+            report
+                .findings
+                .push(format!("P{p} is vacant and has an intent"));
+        }
+    }
+}
+
+/// A walk over everything reachable, with a private visited set.
+pub(crate) struct Walk<'s> {
+    segment: &'s Segment,
+    visited: Vec<u64>,
+    stack: Vec<Ref>,
+}
+
+impl<'s> Walk<'s> {
+    pub fn new(segment: &'s Segment) -> Walk<'s> {
+        let granules =
+            segment.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES * PAGE_GRANULES;
+        Walk {
+            segment,
+            visited: vec![0; granules.div_ceil(64)],
+            stack: Vec::new(),
+        }
+    }
+
+    /// Visits each reachable object once, with the object that led to it (0: a root); goes on below it if `visit` says so.
+    pub fn run(&mut self, visit: &mut dyn FnMut(Ref, Ref) -> bool) {
+        let mut roots = Vec::new();
+        each_root(self.segment, &mut |r| roots.push(r));
+        for r in roots {
+            self.meet(0, r, visit);
+        }
+        while let Some(parent) = self.stack.pop() {
+            let mut children = Vec::new();
+            each_reference(self.segment, parent, &mut |child| children.push(child));
+            for child in children {
+                self.meet(parent, child, visit);
+            }
+        }
+    }
+
+    fn meet(&mut self, parent: Ref, child: Ref, visit: &mut dyn FnMut(Ref, Ref) -> bool) {
+        // The heap may have grown since the walk began.
+        if self.visited.len() <= child as usize / 64 {
+            self.visited.resize(child as usize / 64 + 1, 0);
+        }
+        let word = &mut self.visited[child as usize / 64];
+        let bit = 1 << (child % 64);
+        if *word & bit == 0 {
+            *word |= bit;
+            if visit(parent, child) {
+                self.stack.push(child);
+            }
+        }
+    }
+}
+
+/// Every root's reference, nil left out.
+fn each_root(segment: &Segment, f: &mut dyn FnMut(Ref)) {
+    let mut root = |r: Ref| {
+        if r != 0 {
+            f(r);
+        }
+    };
+    for r in segment.roots {
+        root(RootWord(r.value.load(Acquire)).reference());
+    }
+    for (p, record) in segment.procs.iter().enumerate() {
+        if ProcWord(record.word.0.load(Acquire)).state() != ProcWord::VACANT
+            && record.armed.load(Acquire) == 1
+        {
+            segment.areas[p]
+                .handles
+                .iter()
+                .for_each(|h| root(h.load(Acquire)));
+        }
+    }
+    let high = segment.hdr.sched.task_high.load(Acquire) as usize;
+    for task in &segment.tasks[..high] {
+        let word = TaskWord(task.word.load(Acquire));
+        let unfilled = word.state() == TaskWord::RESERVED && word.sel() == 1;
+        if word.state() == TaskWord::FREE || unfilled {
+            continue;
+        }
+        root(task.context[word.sel() as usize].load(Acquire));
+        root(task.join.load(Acquire));
+        root(task.error.load(Acquire));
+        if word.state() == TaskWord::COMMITTED {
+            root(task.commit.load(Acquire));
+        }
+    }
+}
+
+/// Every reference in an object, nil left out.
+pub(crate) fn each_reference(segment: &Segment, r: Ref, f: &mut dyn FnMut(Ref)) {
+    let page = r as usize / PAGE_GRANULES;
+    let shape = &segment.shapes[segment.page_shapes[page].load(Relaxed) as usize];
+    let at = segment.object(r);
+    match shape.scan.load(Relaxed) {
+        scan::NONE => {}
+        scan::MAP => each_mapped(at, shape, shm_layout::tables::MAP_WORDS * 64, f),
+        _ => {
+            let stride = shape.stride.load(Relaxed) as usize;
+            let count = load(at) as usize;
+            for i in 0..count {
+                each_mapped(
+                    at.wrapping_add(8 + i * stride),
+                    shape,
+                    stride.div_ceil(4),
+                    f,
+                );
+            }
+        }
+    }
+}
+
+fn each_mapped(at: *mut u8, shape: &ShapeRecord, words: usize, f: &mut dyn FnMut(Ref)) {
+    for i in 0..words.min(shape.map.len() * 64) {
+        if shape.map[i / 64].load(Relaxed) >> (i % 64) & 1 != 0 {
+            let r = load(at.wrapping_add(i * 4));
+            if r != 0 {
+                f(r);
+            }
+        }
+    }
+}
+
+fn load(at: *mut u8) -> u32 {
+    // SAFETY: `at` is a four-byte aligned address inside an object, where its shape says "reference" or "count"; accessed as an
+    // atomic by everybody.
+    unsafe { AtomicU32::from_ptr(at.cast()) }.load(Acquire)
+}

@@ -1,0 +1,244 @@
+//! The life word: how a death becomes known, and certain.
+//!
+//! A leased P's thread holds a robust, process-shared pthread mutex in its P record for as long as it lives. The kernel walks the
+//! thread's list of held robust mutexes when the thread ends, for whatever reason, and marks them: that store comes after the
+//! thread's last one, within about 100 microseconds of a kill, whatever the size of the process. `raw_sync`'s `Mutex` over the
+//! memory we initialised does locking and unlocking; whether it is dead is read from its first word.
+//!
+//! **Why not `raw_sync::Event`, `RwLock` or its own `Mutex::new`:** none of them survives a killed holder or waiter.
+//! **Who may touch it:** the owner locks and unlocks; everybody else reads the word, and the watcher sets the kernel's "waiters"
+//! bit so that a death also wakes it.
+#![expect(
+    unsafe_code,
+    reason = "initialises a pthread mutex in shared memory and hands it to raw_sync"
+)]
+
+use std::{
+    mem::MaybeUninit,
+    sync::atomic::{
+        AtomicU32,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
+};
+
+use raw_sync::locks::{LockImpl, LockInit, Mutex};
+use shm_layout::{
+    MAX_P,
+    proc::{LIFE_BYTES, ProcRecord},
+    word::ProcWord,
+};
+
+use crate::{Error, error::Result, segment::Segment};
+
+/// The kernel's "owner died" bit in a robust futex word.
+const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+/// The kernel's "somebody waits" bit.
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+
+const _: () = assert!(size_of::<libc::pthread_mutex_t>() <= LIFE_BYTES);
+
+/// The held life word of this thread's P. Ends by [`LifeLock::release`], or by the thread's end.
+pub(crate) struct LifeLock {
+    lock: Box<dyn LockImpl>,
+}
+
+/// The futex word at the start of a record's life mutex.
+pub(crate) fn word(record: &ProcRecord) -> &AtomicU32 {
+    let first = &raw const record.life.0;
+    // SAFETY: 1. In bounds and aligned: the first four bytes of an array of `AtomicU64`. 2. glibc puts the lock word first in
+    // `pthread_mutex_t`, and treats it as an atomic 32-bit integer, as the kernel does.
+    unsafe { &*first.cast::<AtomicU32>() }
+}
+
+/// Initialises the record's life mutex and takes it for this thread.
+///
+/// # Errors
+/// [`Error::Os`] when the mutex cannot be made or is held: it is never held, because the lease is exclusive.
+pub(crate) fn take(record: &ProcRecord) -> Result<LifeLock> {
+    let at = (&raw const record.life.0)
+        .cast_mut()
+        .cast::<libc::pthread_mutex_t>();
+    init_robust(at)?;
+    // SAFETY: the memory is a valid pthread mutex from here on, process-shared and robust; `raw_sync` keeps no other state in it.
+    let made = unsafe { Mutex::from_existing(at.cast(), std::ptr::null_mut()) };
+    let (lock, _) =
+        made.map_err(|e| Error::os("taking the life word", std::io::Error::other(e.to_string())))?;
+    // The guard releases when dropped; it is forgotten, and `release` unlocks by hand.
+    let guard = lock.lock().map_err(|e| {
+        Error::os(
+            "locking the life word",
+            std::io::Error::other(e.to_string()),
+        )
+    })?;
+    std::mem::forget(guard);
+    Ok(LifeLock { lock })
+}
+
+fn init_robust(at: *mut libc::pthread_mutex_t) -> Result<()> {
+    let check = |code: i32, what: &str| {
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(Error::os(what, std::io::Error::from_raw_os_error(code)))
+        }
+    };
+    let mut attr = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+    // SAFETY: `attr` is memory for an attribute object.
+    check(
+        unsafe { libc::pthread_mutexattr_init(attr.as_mut_ptr()) },
+        "making mutex attributes",
+    )?;
+    // SAFETY: initialised above.
+    check(
+        unsafe {
+            libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED)
+        },
+        "sharing the life word",
+    )?;
+    // SAFETY: initialised above.
+    check(
+        unsafe { libc::pthread_mutexattr_setrobust(attr.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST) },
+        "making the life word robust",
+    )?;
+    // SAFETY: the record's life bytes are large enough (asserted above), aligned to a cache line, and nobody else uses them: the
+    // caller has leased the record, and the last lease's thread has ended or unlocked.
+    check(
+        unsafe { libc::pthread_mutex_init(at, attr.as_ptr()) },
+        "making the life word",
+    )?;
+    // SAFETY: initialised above, not used afterwards.
+    check(
+        unsafe { libc::pthread_mutexattr_destroy(attr.as_mut_ptr()) },
+        "dropping mutex attributes",
+    )
+}
+
+impl LifeLock {
+    /// Gives the life word up in order.
+    pub fn release(self) {
+        // An error would mean that this thread does not hold it; then there is nothing to give up.
+        let _ = self.lock.release();
+    }
+}
+
+/// Is the lease's thread certified dead? Only ever true after its last store.
+pub(crate) fn is_dead(record: &ProcRecord) -> bool {
+    let life = word(record).load(Acquire);
+    // Acquire: pairs with the kernel's store at the thread's end: everything it stored is visible to recovery.
+    record.armed.load(Acquire) == 1 && life & FUTEX_OWNER_DIED != 0
+}
+
+/// Is the thread that said `JOINING` but has not armed its life word gone? Told by pid and start time, because there is no word yet.
+pub(crate) fn is_stillborn(record: &ProcRecord, owner: ProcWord) -> bool {
+    record.armed.load(Acquire) == 0 && !process_exists(owner.pid(), record.start_time.load(Acquire))
+}
+
+/// Does the process of this pid and start time exist, other than as a zombie?
+pub fn process_exists(pid: u32, start_time: u64) -> bool {
+    match start_time_of(pid) {
+        Some((started, state)) => {
+            (start_time == 0 || started == start_time) && state != 'Z' && state != 'X'
+        }
+        None => false,
+    }
+}
+
+/// Start time in clock ticks since boot, and state letter, of a process.
+pub fn start_time_of(pid: u32) -> Option<(u64, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command stands in parentheses and may hold anything, a parenthesis too: count from the last one.
+    let rest = &stat[stat.rfind(')')? + 2..];
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((fields.nth(18)?.parse().ok()?, state))
+}
+
+/// Waits for deaths by the life words of all leased P's.
+///
+/// ```no_run
+/// # let segment = coheap::Segment::create(&Default::default()).unwrap();
+/// let watch = coheap::life::Watch::new(segment.clone());
+/// if watch.wait(std::time::Duration::from_secs(1)) {
+///     coheap::recover::recover_dead(&segment);
+/// }
+/// ```
+pub struct Watch {
+    segment: Segment,
+}
+
+impl Watch {
+    /// A watcher of this segment's P's.
+    pub fn new(segment: Segment) -> Watch {
+        Watch { segment }
+    }
+
+    /// Waits until a life word says "dead", or until `patience` is over. True when some P is certified dead.
+    ///
+    /// Words that come to be while it waits are seen at the next call: keep `patience` short while processes attach.
+    pub fn wait(&self, patience: std::time::Duration) -> bool {
+        let live: Vec<&ProcRecord> = (0..MAX_P)
+            .map(|p| &self.segment.procs[p])
+            .filter(|r| is_leased(r))
+            .collect();
+        if live.iter().any(|r| is_dead(r)) {
+            return true;
+        }
+        // One call waits for 128 words at most; more P's than that are looked at in turn by the time-out.
+        let waits: Vec<_> = live.iter().take(127).filter_map(|r| arm(r)).collect();
+        if waits.is_empty() {
+            std::thread::sleep(patience.min(std::time::Duration::from_millis(20)));
+        } else {
+            wait_any(&waits, patience);
+        }
+        live.iter().any(|r| is_dead(r))
+    }
+}
+
+fn is_leased(record: &ProcRecord) -> bool {
+    let state = ProcWord(record.word.0.load(Acquire)).state();
+    matches!(
+        state,
+        ProcWord::LIVE | ProcWord::LEAVING | ProcWord::JOINING
+    ) && record.armed.load(Acquire) == 1
+}
+
+/// Sets the waiters bit, without which the kernel marks a death but wakes nobody. Returns the word and the value to wait on.
+fn arm(record: &ProcRecord) -> Option<(&AtomicU32, u32)> {
+    let life = word(record);
+    let seen = life.load(Relaxed);
+    if seen & FUTEX_OWNER_DIED != 0 || seen & FUTEX_TID_MASK == 0 {
+        return None;
+    }
+    if seen & FUTEX_WAITERS == 0 {
+        life.compare_exchange(seen, seen | FUTEX_WAITERS, AcqRel, Relaxed)
+            .ok()?;
+    }
+    Some((life, seen | FUTEX_WAITERS))
+}
+
+fn wait_any(words: &[(&AtomicU32, u32)], patience: std::time::Duration) {
+    use rustix::thread::futex;
+    let waiters: Vec<futex::Wait> = words
+        .iter()
+        .map(|&(word, value)| {
+            let mut wait = futex::Wait::new();
+            wait.val = u64::from(value);
+            wait.uaddr = rustix::thread::futex::WaitPtr::new(word.as_ptr().cast());
+            wait.flags = futex::WaitFlags::SIZE_U32;
+            wait
+        })
+        .collect();
+    let until = crate::time::now_ns() + patience.as_nanos() as u64;
+    let until = rustix::time::Timespec {
+        tv_sec: (until / 1_000_000_000) as i64,
+        tv_nsec: (until % 1_000_000_000) as i64,
+    };
+    // Any outcome (woken, value changed, time-out, signal) leads to another look at the words.
+    let _ = futex::waitv(
+        &waiters,
+        futex::WaitvFlags::empty(),
+        Some(&until),
+        rustix::time::ClockId::Monotonic,
+    );
+}

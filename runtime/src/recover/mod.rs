@@ -1,0 +1,257 @@
+//! Recovery: what a dead P was in the middle of is finished or undone, from the words it left.
+//!
+//! The daemon runs this when a life word says "dead"; without a daemon, the first survivor that waits for the answer or has time.
+//! 1. *Certificate*: the life word (or, before it was armed, the absence of the process). No certificate, no step. 2. The P's word
+//! goes to `DEAD`. 3. Pages, spans, marking, mark workers, tasks, handles, a stopped world: each from its primary words. 4. Only then
+//! its scope word says "outside" and the record is vacant: handshakes wait for what was repaired.
+//!
+//! **Idempotent**: every arm looks at a word that names the dead, and moves it on. **Killable**: a recoverer that dies leaves the P
+//! in `DEAD`, and the next one starts again at step 3. **One at a time**: a robust mutex, because some arms store without
+//! compare-exchange; its holder's death hands it to the next. **Rejected:** deciding anything by time.
+#![expect(unsafe_code, reason = "locks a robust pthread mutex in the segment")]
+
+mod marking;
+mod spans;
+mod tasks;
+
+use std::{
+    mem::MaybeUninit,
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+};
+
+use shm_layout::{
+    header::Header,
+    proc::ProcRecord,
+    word::{Owner, ProcWord},
+};
+
+use crate::{Error, error::Result, failpoint, life, segment::Segment, time::now_ns};
+
+/// What is known about a death that was recovered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeathReport {
+    /// Index of the P.
+    pub p: usize,
+    /// Process that had leased it.
+    pub pid: u32,
+    /// Its lease.
+    pub incarnation: u32,
+    /// What it was doing.
+    pub activity: &'static str,
+    /// Task it was running, if any.
+    pub task: Option<usize>,
+    /// Nanoseconds the repair took.
+    pub repair_ns: u64,
+    /// Tasks put back into the queues.
+    pub requeued: usize,
+    /// Grey objects taken over.
+    pub adopted: usize,
+}
+
+/// Recovers every P that is certified dead. Returns what it recovered; empty also when somebody else is at it.
+///
+/// ```
+/// let segment = coheap::Segment::create(&Default::default()).unwrap();
+/// assert!(coheap::recover::recover_dead(&segment).is_empty());
+/// ```
+pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
+    if !segment.procs.iter().any(needs_recovery) {
+        return Vec::new();
+    }
+    let Some(_lock) = RecoveryLock::try_take(segment.hdr) else {
+        return Vec::new();
+    };
+    let mut reports = Vec::new();
+    for p in 0..segment.procs.len() {
+        if needs_recovery(&segment.procs[p]) {
+            reports.extend(recover_one(segment, p));
+        }
+    }
+    if !reports.is_empty() {
+        segment.hdr.sched.spinning.0.store(0, SeqCst);
+        crate::sched::wake::wake_all(segment);
+    }
+    reports
+}
+
+fn needs_recovery(record: &ProcRecord) -> bool {
+    let word = ProcWord(record.word.0.load(Acquire));
+    match word.state() {
+        ProcWord::VACANT => false,
+        ProcWord::DEAD => true,
+        ProcWord::LIVE => life::is_dead(record),
+        _ => life::is_dead(record) || life::is_stillborn(record, word),
+    }
+}
+
+fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
+    let record = &segment.procs[p];
+    let word = ProcWord(record.word.0.load(Acquire));
+    if word.state() != ProcWord::DEAD
+        && record
+            .word
+            .0
+            .compare_exchange(word.0, word.with_state(ProcWord::DEAD).0, AcqRel, Relaxed)
+            .is_err()
+    {
+        return None;
+    }
+    failpoint!("recover.dead");
+    let started = now_ns();
+    let dead = Owner::new(p as u16, word.inc());
+    let had_area = record.armed.load(Acquire) == 1;
+    let task = record.now.0.task.load(Acquire);
+    let activity = activity_name(record.activity.load(Relaxed));
+    crate::segment::settle_pages(segment, dead);
+    failpoint!("recover.pages");
+    if had_area {
+        spans::settle(segment, dead);
+        failpoint!("recover.spans");
+    }
+    let adopted = marking::settle(segment, dead);
+    failpoint!("recover.marking");
+    marking::settle_workers(segment, dead, word.inc());
+    failpoint!("recover.workers");
+    let requeued = tasks::settle(segment, dead);
+    failpoint!("recover.tasks");
+    if had_area {
+        drop_handles(segment, p);
+    }
+    crate::gc::stop_the_world::release_dead(segment, dead);
+    failpoint!("recover.settled");
+    vacate(record, word);
+    let idle = &segment.hdr.sched.idle.0[p / 64];
+    idle.fetch_and(!(1 << (p % 64)), SeqCst);
+    segment.hdr.stats.deaths.fetch_add(1, Relaxed);
+    let task = (task != 0).then(|| task as usize - 1);
+    Some(DeathReport {
+        p,
+        pid: word.pid(),
+        incarnation: word.inc(),
+        activity,
+        task,
+        repair_ns: now_ns() - started,
+        requeued,
+        adopted,
+    })
+}
+
+/// The last step: what says that the P is inside a scope goes only now.
+fn vacate(record: &ProcRecord, word: ProcWord) {
+    let now = &record.now.0;
+    for field in [
+        &now.shade,
+        &now.task,
+        &now.root_job,
+        &now.sweep_span,
+        &now.sweep_block,
+        &now.workbuf,
+        &now.worker,
+        &now.gcw[0],
+        &now.gcw[1],
+    ] {
+        field.store(0, Relaxed);
+    }
+    for r in &now.inflight {
+        r.store(0, Relaxed);
+    }
+    record.dedicated.store(0, SeqCst);
+    record.mark_mode.store(0, SeqCst);
+    record.preempt.store(0, Relaxed);
+    record.scope.0.store(0, SeqCst);
+    record.armed.store(0, SeqCst);
+    record.start_time.store(0, SeqCst);
+    failpoint!("recover.vacating");
+    record
+        .word
+        .0
+        .store(word.with_state(ProcWord::VACANT).0, SeqCst);
+}
+
+fn drop_handles(segment: &Segment, p: usize) {
+    let mut dropped = false;
+    for handle in &segment.areas[p].handles {
+        if handle.load(Relaxed) != 0 {
+            handle.store(0, Relaxed);
+            dropped = true;
+        }
+    }
+    if dropped {
+        crate::probe!(segment, HandlesDropped);
+    }
+}
+
+/// Names of `ProcRecord::activity`, for people.
+pub(crate) fn activity_name(activity: u32) -> &'static str {
+    match activity {
+        0 => "idle",
+        1 => "scheduling",
+        2 => "task",
+        3 => "mark",
+        4 => "outside",
+        5 => "assist",
+        6 => "sweep",
+        7 => "stopped",
+        _ => "?",
+    }
+}
+
+/// The recoverers' mutex.
+struct RecoveryLock(*mut libc::pthread_mutex_t);
+
+impl RecoveryLock {
+    fn at(header: &Header) -> *mut libc::pthread_mutex_t {
+        (&raw const header.recovery.0).cast_mut().cast()
+    }
+
+    fn try_take(header: &Header) -> Option<RecoveryLock> {
+        let at = Self::at(header);
+        // SAFETY: initialised by `init_lock` when the segment was made, robust and process-shared, never moved or reused.
+        match unsafe { libc::pthread_mutex_trylock(at) } {
+            0 => Some(RecoveryLock(at)),
+            libc::EOWNERDEAD => {
+                // The last recoverer died in here; every arm can be run again.
+                // SAFETY: locked by this thread just now.
+                unsafe { libc::pthread_mutex_consistent(at) };
+                Some(RecoveryLock(at))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Drop for RecoveryLock {
+    fn drop(&mut self) {
+        // SAFETY: locked by this thread.
+        unsafe { libc::pthread_mutex_unlock(self.0) };
+    }
+}
+
+/// Makes the recoverers' mutex, in a new segment.
+pub(crate) fn init_lock(header: &Header) -> Result<()> {
+    let check = |code: i32| {
+        if code == 0 {
+            Ok(())
+        } else {
+            Err(Error::os(
+                "making the recovery lock",
+                std::io::Error::from_raw_os_error(code),
+            ))
+        }
+    };
+    let mut attr = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+    // SAFETY: `attr` is memory for an attribute object.
+    check(unsafe { libc::pthread_mutexattr_init(attr.as_mut_ptr()) })?;
+    // SAFETY: initialised above.
+    check(unsafe {
+        libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED)
+    })?;
+    // SAFETY: initialised above.
+    check(unsafe {
+        libc::pthread_mutexattr_setrobust(attr.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
+    })?;
+    // SAFETY: 64 bytes of a segment that nobody else has opened yet.
+    check(unsafe { libc::pthread_mutex_init(RecoveryLock::at(header), attr.as_ptr()) })?;
+    // SAFETY: initialised above, not used afterwards.
+    check(unsafe { libc::pthread_mutexattr_destroy(attr.as_mut_ptr()) })
+}

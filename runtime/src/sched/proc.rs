@@ -1,0 +1,247 @@
+//! A leased P as its own thread sees it (Go's p): what is private stands here, what must outlive the thread in the segment.
+//!
+//! **Lease**: claim a vacant record by compare-exchange; reserve its area; take the life word; say live; open the slot. **Detach**
+//! is the same backwards: nothing of the lease may be reachable before the record is vacant.
+//! **If the thread dies** anywhere between, the record's word and life word say how far it was; `recover` undoes it from there.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
+};
+
+use shm_layout::{
+    MAX_P,
+    proc::{CURSORS, ProcArea, ProcRecord},
+    word::{Owner, PhaseWord, ProcWord, SlotWord},
+};
+
+use crate::{
+    Error,
+    error::Result,
+    failpoint,
+    gc::gcw::Gcw,
+    heap::cursor::Cursor,
+    life::{self, LifeLock},
+    segment::{Segment, limits},
+    time::now_ns,
+};
+
+/// Private half of a P.
+pub(crate) struct Proc {
+    pub seg: Segment,
+    /// Index and incarnation, as words carry them.
+    pub me: Owner,
+    /// Full incarnation of the lease.
+    pub inc: u32,
+    pub rec: &'static ProcRecord,
+    pub area: &'static ProcArea,
+    life: Cell<Option<LifeLock>>,
+
+    /// Phase seen at the last edge.
+    pub seen: Cell<PhaseWord>,
+    /// Are reference stores shaded? Fixed for the length of a scope.
+    pub barrier: Cell<bool>,
+    /// Is allocation black? Fixed for the length of a scope.
+    pub black: Cell<bool>,
+    /// Depth of scopes; more than one is refused.
+    pub inside: Cell<bool>,
+
+    pub cursors: Box<[Cursor]>,
+    pub cursors_used: Cell<usize>,
+    pub page_hint: Cell<usize>,
+    pub gcw: Gcw,
+    /// Bytes this P may allocate before it must assist; negative is debt.
+    pub assist_bytes: Cell<i64>,
+    /// Allocated and not yet added to `heap_live`.
+    pub unflushed_bytes: Cell<u64>,
+    /// Marked and not yet added to `bytes_marked`.
+    pub unflushed_marked: Cell<u64>,
+    pub handles_free: RefCell<Vec<u32>>,
+    pub handles_high: Cell<u32>,
+    pub task_cache: RefCell<Vec<u32>>,
+    /// Cursor of (array type, size class), found by this process so far.
+    pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
+    pub tick: Cell<u32>,
+    /// Cycle that must have ended before this P runs tasks again; 0 none.
+    pub starved_until: Cell<u32>,
+    pub rng: RefCell<fastrand::Rng>,
+}
+
+impl Proc {
+    /// Leases a P to this thread.
+    ///
+    /// # Errors
+    /// [`Error::TableFull`] when all 256 are leased; [`Error::NoMemory`] when its area cannot be reserved.
+    pub fn lease(segment: Segment) -> Result<Proc> {
+        let pid = std::process::id();
+        let (p, word) = claim_record(&segment, pid)?;
+        let rec = &segment.procs[p];
+        failpoint!("lease.joining");
+        let me = Owner::new(p as u16, word.inc());
+        let undo = |e| {
+            rec.word
+                .0
+                .store(word.with_state(ProcWord::VACANT).0, Release);
+            Err(e)
+        };
+        if let Some((started, _)) = life::start_time_of(pid) {
+            rec.start_time.store(started, Release);
+        }
+        let area_at = segment.geo.areas_at + p * size_of::<ProcArea>();
+        if let Err(e) = limits::reserve(segment.fd(), area_at, size_of::<ProcArea>()) {
+            return undo(e);
+        }
+        let area = &segment.areas[p];
+        clear_record(rec);
+        let life = match life::take(rec) {
+            Ok(life) => life,
+            Err(e) => return undo(e),
+        };
+        rec.tid
+            .store(nix::unistd::gettid().as_raw() as u32, Relaxed);
+        failpoint!("lease.locked");
+        // Release: partner of the Acquire in `life::is_dead`: from here on the life word speaks for this lease.
+        rec.armed.store(1, Release);
+        rec.leased_at_ns.store(now_ns(), Relaxed);
+        failpoint!("lease.armed");
+        rec.word.0.store(word.with_state(ProcWord::LIVE).0, SeqCst);
+        failpoint!("lease.live");
+        segment.slots[p]
+            .word
+            .store(SlotWord::empty(word.inc()).0, SeqCst);
+        Ok(Proc::private(segment, me, word.inc(), rec, area, life))
+    }
+
+    fn private(
+        seg: Segment,
+        me: Owner,
+        inc: u32,
+        rec: &'static ProcRecord,
+        area: &'static ProcArea,
+        life: LifeLock,
+    ) -> Proc {
+        Proc {
+            seg,
+            me,
+            inc,
+            rec,
+            area,
+            life: Cell::new(Some(life)),
+            seen: Cell::new(PhaseWord(0)),
+            barrier: Cell::new(false),
+            black: Cell::new(false),
+            inside: Cell::new(false),
+            cursors: (0..CURSORS).map(|_| Cursor::new()).collect(),
+            // Cursor 0 belongs to no type: its empty run sends an unregistered type to the slow path.
+            cursors_used: Cell::new(1),
+            page_hint: Cell::new(0),
+            gcw: Gcw::new(),
+            assist_bytes: Cell::new(0),
+            unflushed_bytes: Cell::new(0),
+            unflushed_marked: Cell::new(0),
+            handles_free: RefCell::new(Vec::new()),
+            handles_high: Cell::new(0),
+            task_cache: RefCell::new(Vec::new()),
+            array_cursors: RefCell::new(Vec::new()),
+            tick: Cell::new(0),
+            starved_until: Cell::new(0),
+            rng: RefCell::new(fastrand::Rng::with_seed(
+                u64::from(inc) << 16 | u64::from(me.p),
+            )),
+        }
+    }
+
+    /// Index in the P table.
+    pub fn index(&self) -> usize {
+        self.me.p as usize
+    }
+
+    /// Gives the lease up in order. Outside a scope; idempotent.
+    pub fn detach(&self) {
+        let Some(life) = self.life.take() else { return };
+        debug_assert!(!self.inside.get(), "detach inside a scope");
+        let word = ProcWord(self.rec.word.0.load(Relaxed));
+        self.rec
+            .word
+            .0
+            .store(word.with_state(ProcWord::LEAVING).0, SeqCst);
+        failpoint!("detach.leaving");
+        self.enter_scope();
+        self.release_spans();
+        self.drop_all_handles();
+        self.leave_scope();
+        self.flush_accounts();
+        self.return_tasks();
+        self.retire_slot();
+        self.rec.scope.0.store(0, SeqCst);
+        failpoint!("detach.empty");
+        // Not armed any more: from here to `VACANT` only our process's end can certify a death (`is_stillborn`).
+        self.rec.armed.store(0, Release);
+        life.release();
+        failpoint!("detach.released");
+        self.rec.start_time.store(0, Relaxed);
+        self.rec
+            .word
+            .0
+            .store(word.with_state(ProcWord::VACANT).0, SeqCst);
+    }
+}
+
+impl Drop for Proc {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Claims the lowest vacant record.
+fn claim_record(segment: &Segment, pid: u32) -> Result<(usize, ProcWord)> {
+    for (p, rec) in segment.procs.iter().enumerate() {
+        let seen = ProcWord(rec.word.0.load(Acquire));
+        if seen.state() != ProcWord::VACANT {
+            continue;
+        }
+        let joining = seen
+            .with_state(ProcWord::JOINING)
+            .with_pid(pid)
+            .with_inc(seen.inc().wrapping_add(1));
+        if rec
+            .word
+            .0
+            .compare_exchange(seen.0, joining.0, AcqRel, Relaxed)
+            .is_ok()
+        {
+            return Ok((p, joining));
+        }
+    }
+    Err(Error::TableFull {
+        table: "P's",
+        capacity: MAX_P,
+    })
+}
+
+/// A vacant record holds nothing that counts; what the last lease left in derived fields goes.
+fn clear_record(rec: &ProcRecord) {
+    rec.scope.0.store(0, SeqCst);
+    rec.preempt.store(0, Relaxed);
+    rec.dedicated.store(0, Relaxed);
+    rec.mark_mode.store(0, Relaxed);
+    rec.activity.store(0, Relaxed);
+    rec.runnext.store(0, Relaxed);
+    let head = rec.runq_head.0.load(Relaxed);
+    rec.runq_tail.0.store(head, Relaxed);
+    let s = &rec.stats.0;
+    for counter in [
+        &s.alloc_bytes,
+        &s.alloc_objects,
+        &s.steps,
+        &s.steals,
+        &s.steal_misses,
+        &s.fractional_ns,
+        &s.marked,
+        &s.swept_pages,
+        &s.sleeps,
+        &s.woken,
+    ] {
+        counter.store(0, Relaxed);
+    }
+}

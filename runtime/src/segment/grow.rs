@@ -1,0 +1,433 @@
+//! Growth and pages: which chunks have memory, which pages are free.
+//!
+//! Primary: the chunk words (who is committing a chunk, which are ready) and the span words (who has a page). Derived: the page
+//! bits, one per page, set while the page is free in a ready chunk.
+//!
+//! **Commit a chunk**: reserve its memory and its share of the tables; claim its word by compare-exchange; set its page bits; say
+//! ready. Two processes may reserve the same chunk at the same time, which is harmless; the word decides who sets the bits.
+//! **Claim pages**: say so in the intent word; clear their bits (one compare-exchange within a word, several for large runs);
+//! put the claimer's name into the first page's span word; fill the record; clear the intent.
+//! **Give pages back**: intent; first page's word to `FREEING`; the other words free; the first free; set the bits; clear.
+//!
+//! **If the owner dies** in between, [`settle_pages`] decides from the first page's word: named after the dead, all goes back;
+//! otherwise exactly the pages whose bits are clear, whose words are free and which no other P's intent covers are lost, and
+//! their bits are set. **Rejected:** a lock around the page heap: its holder may be stopped for minutes.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+use shm_layout::{
+    CHUNK_PAGES, PAGE_BYTES,
+    word::{IntentWord, JobWord, Owner, SpanWord},
+};
+
+use super::{Segment, limits};
+use crate::{Error, error::Result, failpoint};
+
+/// States of a chunk word; the word is a `JobWord` with these states.
+pub(crate) mod chunk {
+    pub const ABSENT: u8 = 0;
+    pub const COMMITTING: u8 = 1;
+    pub const READY: u8 = 2;
+    pub const RELEASED: u8 = 4;
+    pub const RELEASING: u8 = 3;
+}
+
+impl Segment {
+    /// Commits more chunks: one eighth more than there are, at least one and at least `need_pages`.
+    pub(crate) fn grow(&self, need_pages: usize, me: Owner) -> Result<()> {
+        let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
+        let step = (committed / 8)
+            .clamp(1, 16)
+            .max(need_pages.div_ceil(CHUNK_PAGES));
+        let mut made = 0;
+        for c in 0..self.geo.chunks {
+            if made == step {
+                break;
+            }
+            let word = JobWord(self.chunk_words[c].load(Acquire));
+            if matches!(word.state(), chunk::ABSENT | chunk::RELEASED) {
+                match self.commit_chunk(c, word, me) {
+                    Ok(()) => made += 1,
+                    // Something is better than nothing: the step was only a wish.
+                    Err(_) if made > 0 => break,
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        if made == 0 {
+            Err(self.heap_full((need_pages * PAGE_BYTES) as u64))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn commit_chunk(&self, c: usize, was: JobWord, me: Owner) -> Result<()> {
+        for (at, bytes) in self.geo.chunk_ranges(c) {
+            limits::reserve(self.fd(), at, bytes)?;
+        }
+        failpoint!("grow.reserved");
+        let mine = JobWord(0)
+            .with_state(chunk::COMMITTING)
+            .with_p(me.p)
+            .with_inc(me.inc)
+            .with_cycle(was.cycle().wrapping_add(1));
+        // AcqRel: Release for the reader who sees the chunk claimed; Acquire pairs with the releaser's Release of the hole.
+        if self.chunk_words[c]
+            .compare_exchange(was.0, mine.0, AcqRel, Relaxed)
+            .is_err()
+        {
+            return Ok(()); // somebody else commits it
+        }
+        failpoint!("grow.claimed");
+        self.hdr.committed_chunks.0.fetch_max(c as u32 + 1, AcqRel);
+        let first = c * CHUNK_PAGES / 64;
+        for w in first..first + CHUNK_PAGES / 64 {
+            failpoint!("grow.bits");
+            self.page_bits[w].fetch_or(!0, Release);
+        }
+        failpoint!("grow.done");
+        self.chunk_words[c].store(mine.with_state(chunk::READY).0, Release);
+        Ok(())
+    }
+
+    /// The error value of a full heap, with its numbers.
+    pub(crate) fn heap_full(&self, need_bytes: u64) -> Error {
+        let free: u64 = self
+            .page_bits
+            .iter()
+            .map(|w| u64::from(w.load(Relaxed).count_ones()))
+            .sum();
+        let committed =
+            u64::from(self.hdr.committed_chunks.0.load(Relaxed)) * shm_layout::CHUNK_BYTES as u64;
+        let live_bytes = committed.saturating_sub(free * PAGE_BYTES as u64);
+        Error::HeapFull {
+            need_bytes,
+            live_bytes,
+            limit_bytes: self.geo.limit_bytes,
+        }
+    }
+
+    /// Takes page 0 out of circulation: reference 0 is nil.
+    pub(super) fn reserve_null_page(&self) {
+        self.page_bits[0].fetch_and(!1, AcqRel);
+        self.spans[0]
+            .word
+            .store(SpanWord(0).with_state(SpanWord::BODY).0, Release);
+    }
+
+    /// Claims `count` consecutive pages for `me`, growing the heap when none are free. Returns the first; its word says
+    /// `CLAIMED` by `me`, the others `BODY`. `hint` is where the last search ended; `reclaim` makes pages free by other means,
+    /// and is asked before the heap grows.
+    pub(crate) fn claim_pages(
+        &self,
+        count: usize,
+        me: Owner,
+        hint: &mut usize,
+        reclaim: &mut dyn FnMut() -> bool,
+    ) -> Result<usize> {
+        loop {
+            let found = if count <= 64 {
+                self.claim_within_word(count, me, hint)
+            } else {
+                self.claim_across_words(count, me)
+            };
+            if let Some(first) = found {
+                return Ok(first);
+            }
+            *hint = 0;
+            if !reclaim() {
+                self.grow(count, me)?;
+            }
+        }
+    }
+
+    fn bit_words(&self) -> usize {
+        self.hdr.committed_chunks.0.load(Acquire) as usize * (CHUNK_PAGES / 64)
+    }
+
+    fn claim_within_word(&self, count: usize, me: Owner, hint: &mut usize) -> Option<usize> {
+        let words = self.bit_words();
+        for k in 0..words {
+            let w = (*hint + k) % words;
+            loop {
+                let free = self.page_bits[w].load(Acquire);
+                let Some(at) = run_in_word(free, count) else {
+                    break;
+                };
+                let mask = (if count == 64 { !0 } else { (1u64 << count) - 1 }) << at;
+                let first = w * 64 + at;
+                self.intend(
+                    me,
+                    IntentWord(0)
+                        .with_op(IntentWord::PAGES)
+                        .with_start(first as u32)
+                        .with_count(count as u32),
+                );
+                failpoint!("pages.intent");
+                // AcqRel: pairs with the giver's Release, so the pages' words are seen free.
+                if self.page_bits[w]
+                    .compare_exchange(free, free & !mask, AcqRel, Relaxed)
+                    .is_ok()
+                {
+                    failpoint!("pages.bits");
+                    self.name_pages(first, count, me);
+                    *hint = w;
+                    return Some(first);
+                }
+                self.intend(me, IntentWord(0));
+            }
+        }
+        None
+    }
+
+    /// Large runs: find a run of free pages, take it word by word, give back what was taken when one is lost.
+    fn claim_across_words(&self, count: usize, me: Owner) -> Option<usize> {
+        let pages = self.bit_words() * 64;
+        let mut from = 0;
+        while let Some(first) = self.find_run(from, pages, count) {
+            self.intend(
+                me,
+                IntentWord(0)
+                    .with_op(IntentWord::PAGES)
+                    .with_start(first as u32)
+                    .with_count(count as u32),
+            );
+            failpoint!("pages.intent");
+            let taken = self.clear_bits(first, count);
+            if taken == count {
+                failpoint!("pages.bits");
+                self.name_pages(first, count, me);
+                return Some(first);
+            }
+            self.set_bits(first, taken);
+            self.intend(me, IntentWord(0));
+            from = first + taken + 1;
+        }
+        None
+    }
+
+    fn find_run(&self, from: usize, pages: usize, count: usize) -> Option<usize> {
+        let (mut start, mut page) = (from, from);
+        while page < pages {
+            let word = self.page_bits[page / 64].load(Acquire) >> (page % 64);
+            let ones = (word.trailing_ones() as usize).min(64 - page % 64);
+            page += ones;
+            if page - start >= count {
+                return Some(start);
+            }
+            if !page.is_multiple_of(64) || ones == 0 {
+                page += 1;
+                start = page;
+            }
+        }
+        None
+    }
+
+    /// Clears the bits of `count` pages from `first`, one word at a time; returns how many pages it got before one was lost.
+    fn clear_bits(&self, first: usize, count: usize) -> usize {
+        let mut done = 0;
+        while done < count {
+            let page = first + done;
+            let n = (64 - page % 64).min(count - done);
+            let mask = (if n == 64 { !0 } else { (1u64 << n) - 1 }) << (page % 64);
+            let word = &self.page_bits[page / 64];
+            let got = word.fetch_update(AcqRel, Acquire, |free| {
+                (free & mask == mask).then_some(free & !mask)
+            });
+            if got.is_err() {
+                return done;
+            }
+            done += n;
+        }
+        done
+    }
+
+    fn set_bits(&self, first: usize, count: usize) {
+        let mut done = 0;
+        while done < count {
+            let page = first + done;
+            let n = (64 - page % 64).min(count - done);
+            let mask = (if n == 64 { !0 } else { (1u64 << n) - 1 }) << (page % 64);
+            failpoint!("pages.set_bits");
+            // Release: pairs with the claimer's Acquire; the words below are free before the bits say so.
+            self.page_bits[page / 64].fetch_or(mask, Release);
+            done += n;
+        }
+    }
+
+    /// Puts the claimer's name on pages whose bits it has cleared. The first page's word comes first: recovery decides by it.
+    fn name_pages(&self, first: usize, count: usize, me: Owner) {
+        let head = &self.spans[first];
+        let word = SpanWord(head.word.load(Relaxed));
+        debug_assert_eq!(word.state(), SpanWord::FREE);
+        head.pages.store(count as u32, Relaxed);
+        // Release: recovery that sees the name sees the page count.
+        head.word
+            .store(word.moved(SpanWord::CLAIMED, me).0, Release);
+        failpoint!("pages.named");
+        for k in 1..count {
+            let body = &self.spans[first + k];
+            let word = SpanWord(body.word.load(Relaxed));
+            body.pages.store(k as u32, Relaxed);
+            body.word.store(word.released(SpanWord::BODY).0, Release);
+        }
+    }
+
+    /// Ends a claim: the span's word has moved on, so the intent can go.
+    pub(crate) fn claim_done(&self, me: Owner) {
+        self.intend(me, IntentWord(0));
+    }
+
+    /// Gives back the pages of the span at `first`, whose word names `me` (`CLAIMED`, `SWEEPING`).
+    pub(crate) fn free_pages(&self, first: usize, me: Owner) {
+        let count = self.spans[first].pages.load(Relaxed) as usize;
+        self.intend(
+            me,
+            IntentWord(0)
+                .with_op(IntentWord::PAGES)
+                .with_start(first as u32)
+                .with_count(count as u32),
+        );
+        failpoint!("pages.free_intent");
+        let word = SpanWord(self.spans[first].word.load(Relaxed));
+        debug_assert_eq!(word.owner(), me);
+        self.spans[first]
+            .word
+            .store(word.moved(SpanWord::FREEING, me).0, Release);
+        failpoint!("pages.freeing");
+        self.finish_free(first, count);
+        self.intend(me, IntentWord(0));
+    }
+
+    /// The repeatable tail of [`Segment::free_pages`].
+    fn finish_free(&self, first: usize, count: usize) {
+        for k in 1..count {
+            let body = &self.spans[first + k];
+            let word = SpanWord(body.word.load(Relaxed));
+            if word.state() == SpanWord::BODY {
+                body.word.store(word.released(SpanWord::FREE).0, Release);
+            }
+        }
+        failpoint!("pages.bodies_free");
+        let word = SpanWord(self.spans[first].word.load(Relaxed));
+        self.spans[first]
+            .word
+            .store(word.released(SpanWord::FREE).0, Release);
+        failpoint!("pages.head_free");
+        self.set_bits(first, count);
+        failpoint!("pages.freed");
+    }
+
+    fn intend(&self, me: Owner, intent: IntentWord) {
+        if let Some(record) = self.procs.get(me.p as usize) {
+            // SeqCst: `lost_page` of a recoverer reads bits and intents in an order that this must not cross.
+            record.now.0.intent.store(intent.0, SeqCst);
+        }
+    }
+}
+
+/// First bit of the lowest run of `count` set bits.
+fn run_in_word(word: u64, count: usize) -> Option<usize> {
+    let mut x = word;
+    let mut have = 1;
+    while have < count {
+        let shift = have.min(count - have);
+        x &= x >> shift;
+        have += shift;
+    }
+    (x != 0).then(|| x.trailing_zeros() as usize)
+}
+
+/// Repairs what `dead` left of a page claim, a return of pages, or a chunk it was committing.
+pub(crate) fn settle_pages(segment: &Segment, dead: Owner) {
+    let intent = IntentWord(segment.procs[dead.p as usize].now.0.intent.load(Acquire));
+    if intent.op() == IntentWord::PAGES {
+        settle_range(
+            segment,
+            dead,
+            intent.start() as usize,
+            intent.count() as usize,
+        );
+    }
+    for c in 0..segment.geo.chunks {
+        let word = JobWord(segment.chunk_words[c].load(Acquire));
+        let named = word.p() == dead.p && word.inc() == dead.inc;
+        if named && word.state() == chunk::COMMITTING {
+            crate::probe!(segment, GrowCommitting);
+            settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES);
+            segment.chunk_words[c].store(word.with_state(chunk::READY).0, Release);
+        }
+        if named && word.state() == chunk::RELEASING {
+            crate::probe!(segment, GrowReleasing);
+            // Its pages were all taken by the dead; the hole may or may not be there, and reserving again is harmless.
+            segment.chunk_words[c].store(
+                word.with_state(chunk::RELEASED)
+                    .with_cycle(word.cycle().wrapping_add(1))
+                    .0,
+                Release,
+            );
+        }
+    }
+    segment.procs[dead.p as usize].now.0.intent.store(0, SeqCst);
+}
+
+fn settle_range(segment: &Segment, dead: Owner, first: usize, count: usize) {
+    let word = SpanWord(segment.spans[first].word.load(Acquire));
+    if matches!(word.state(), SpanWord::CLAIMED | SpanWord::FREEING) && word.owner() == dead {
+        crate::probe!(segment, PagesNamed);
+        segment.clear_span_marks(first, count);
+        segment.finish_free(first, count);
+    } else if word.state() == SpanWord::FREE {
+        crate::probe!(segment, PagesUnnamed);
+        settle_lost(segment, dead, first, count);
+    }
+}
+
+fn settle_lost(segment: &Segment, dead: Owner, first: usize, count: usize) {
+    for page in first.max(1)..first + count {
+        if lost_page(segment, dead, page) {
+            segment.page_bits[page / 64].fetch_or(1 << (page % 64), Release);
+        }
+    }
+}
+
+/// Is this page free by its word, taken by its bit, and in nobody's hands?
+///
+/// Somebody who cleared the bit and has not named the page has an intent that covers it; somebody who gives it back has one until
+/// the bit is set. Bit, word, intents, bit, intents, word, in this order: whoever slips through one look is met by the next.
+fn lost_page(segment: &Segment, dead: Owner, page: usize) -> bool {
+    let bit = || segment.page_bits[page / 64].load(SeqCst) >> (page % 64) & 1 == 0;
+    let word = || SpanWord(segment.spans[page].word.load(SeqCst));
+    let before = word();
+    let free = before.state() == SpanWord::FREE;
+    free && bit()
+        && !intended(segment, dead, page)
+        && bit()
+        && !intended(segment, dead, page)
+        && word() == before
+}
+
+fn intended(segment: &Segment, dead: Owner, page: usize) -> bool {
+    segment.procs.iter().enumerate().any(|(p, record)| {
+        let intent = IntentWord(record.now.0.intent.load(SeqCst));
+        let start = intent.start() as usize;
+        p != dead.p as usize
+            && intent.op() == IntentWord::PAGES
+            && (start..start + intent.count() as usize).contains(&page)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_runs_in_a_word() {
+        assert_eq!(run_in_word(0b0111_0110, 3), Some(4));
+        assert_eq!(run_in_word(0b0111_0110, 2), Some(1));
+        assert_eq!(run_in_word(0b0111_0110, 4), None);
+        assert_eq!(run_in_word(!0, 64), Some(0));
+        assert_eq!(run_in_word(1 << 63, 1), Some(63));
+        assert_eq!(run_in_word(0, 1), None);
+    }
+}

@@ -1,0 +1,348 @@
+//! Numbers for people and tools: a snapshot of what the segment says about itself. Reads only.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use shm_layout::{
+    CHUNK_BYTES,
+    word::{PhaseWord, ProcWord, SlotWord, TaskWord, WorkerWord},
+};
+
+use crate::{names, recover::activity_name, segment::Segment};
+
+/// The state of a heap.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Hard limit, bytes.
+    pub limit_bytes: u64,
+    /// Reserved so far, bytes.
+    pub committed_bytes: u64,
+    /// Allocated since the last cycle plus what it found live, bytes.
+    pub heap_live: u64,
+    /// `heap_live` at which the next cycle should end.
+    pub heap_goal: u64,
+    /// `heap_live` at which the next cycle starts.
+    pub heap_trigger: u64,
+    /// What the last cycle found live, bytes.
+    pub marked_live: u64,
+    /// GOGC; negative off.
+    pub gc_percent: i32,
+    /// Cycles finished.
+    pub gc_cycles: u64,
+    /// Of these, started because somebody asked.
+    pub gc_forced: u64,
+    /// Cycles checked by a second marking.
+    pub checkmarks: u32,
+    /// Phase of the collector.
+    pub phase: &'static str,
+    /// Number of the running or last cycle.
+    pub cycle: u32,
+    /// P's that may run.
+    pub gomaxprocs: u32,
+    /// Bytes ever allocated by P's now leased.
+    pub alloc_bytes: u64,
+    /// Objects ever allocated by P's now leased.
+    pub alloc_objects: u64,
+    /// Tasks stolen.
+    pub steals: u64,
+    /// Mark workers claimed by another lease than the one that parked them.
+    pub migrations: u64,
+    /// Attaches that lost.
+    pub attach_lost: u64,
+    /// Runs of mark workers: dedicated, fractional, idle.
+    pub mark_runs: [u64; 3],
+    /// Nanoseconds of marking: dedicated, fractional, idle, assists.
+    pub mark_ns: [u64; 4],
+    /// Deaths recovered.
+    pub deaths: u64,
+    /// Tasks given up.
+    pub gave_up: u64,
+    /// Tasks put back after a death.
+    pub requeued: u64,
+    /// Bytes freed.
+    pub freed_bytes: u64,
+    /// Delays that the collector put on P's, ns: p50, p99, longest.
+    pub pause_ns: [u64; 3],
+    /// Counters of the running workload.
+    pub progress: Vec<u64>,
+    /// Leased P's.
+    pub procs: Vec<ProcStatus>,
+    /// Tasks by state: runnable, running, waiting, failed.
+    pub tasks: [u64; 4],
+}
+
+/// One leased P.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcStatus {
+    /// Index.
+    pub p: usize,
+    /// Process.
+    pub pid: u32,
+    /// Lease.
+    pub incarnation: u32,
+    /// State of the lease.
+    pub state: &'static str,
+    /// What it is doing.
+    pub activity: &'static str,
+    /// Task it runs.
+    pub task: Option<u32>,
+    /// Tasks in its queue.
+    pub runq: u32,
+    /// Tasks it has stolen.
+    pub steals: u64,
+    /// Bytes it has allocated.
+    pub alloc_bytes: u64,
+    /// Steps it has run.
+    pub steps: u64,
+    /// Nanoseconds of marking.
+    pub mark_ns: u64,
+    /// Monotonic nanoseconds of its lease.
+    pub leased_at_ns: u64,
+    /// Mark worker in its slot.
+    pub worker: Option<u16>,
+    /// State of that worker.
+    pub worker_state: &'static str,
+    /// Migrations of that worker.
+    pub worker_migrations: u32,
+}
+
+/// A task for the list of `coheap tasks`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// Index of its record.
+    pub task: usize,
+    /// Its kind.
+    pub kind: String,
+    /// Its state.
+    pub state: &'static str,
+    /// Runs lost to deaths or to a lack of memory.
+    pub attempts: u8,
+    /// Steps done.
+    pub steps: u32,
+    /// Exit code of the error that failed it, 0 none.
+    pub error_code: u32,
+    /// Text of that error.
+    pub error: String,
+}
+
+fn phase_name(kind: u8) -> &'static str {
+    match kind {
+        PhaseWord::OFF => "off",
+        PhaseWord::BARRIER => "barrier",
+        PhaseWord::BLACK => "black",
+        PhaseWord::MARK => "mark",
+        PhaseWord::ROUND => "round",
+        PhaseWord::STOPPED => "stopped",
+        _ => "?",
+    }
+}
+
+impl Segment {
+    /// A snapshot. Its parts were read one after the other.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// assert_eq!(segment.status().gc_cycles, 0);
+    /// ```
+    pub fn status(&self) -> Status {
+        let (gc, stats, sched) = (&self.hdr.gc, &self.hdr.stats, &self.hdr.sched);
+        let phase = self.phase();
+        let procs: Vec<ProcStatus> = (0..self.procs.len())
+            .filter_map(|p| self.proc_status(p))
+            .collect();
+        let sum = |f: fn(&shm_layout::proc::ProcStats) -> u64| {
+            self.procs.iter().map(|r| f(&r.stats.0)).sum::<u64>()
+        };
+        Status {
+            name: self.name(),
+            limit_bytes: self.geo.limit_bytes,
+            committed_bytes: u64::from(self.hdr.committed_chunks.0.load(Acquire))
+                * CHUNK_BYTES as u64,
+            heap_live: gc.heap_live.0.load(Relaxed),
+            heap_goal: gc.goal.load(Relaxed),
+            heap_trigger: gc.trigger.0.load(Relaxed),
+            marked_live: gc.marked_live.load(Relaxed),
+            gc_percent: gc.gc_percent.load(Relaxed),
+            gc_cycles: stats.cycles.load(Relaxed),
+            gc_forced: stats.cycles_by[2].load(Relaxed),
+            checkmarks: gc.checkmarks.load(Relaxed),
+            phase: phase_name(phase.kind()),
+            cycle: phase.cycle(),
+            gomaxprocs: sched.gomaxprocs.0.load(Relaxed),
+            alloc_bytes: sum(|s| s.alloc_bytes.load(Relaxed)),
+            alloc_objects: sum(|s| s.alloc_objects.load(Relaxed)),
+            steals: sum(|s| s.steals.load(Relaxed)),
+            migrations: stats.migrations.load(Relaxed),
+            attach_lost: stats.attach_lost.load(Relaxed),
+            mark_runs: [0, 1, 2].map(|i: usize| stats.mark_runs[i].load(Relaxed)),
+            mark_ns: [0, 1, 2, 3].map(|i: usize| stats.mark_ns[i].load(Relaxed)),
+            deaths: stats.deaths.load(Relaxed),
+            gave_up: stats.gave_up.load(Relaxed),
+            requeued: stats.requeued.load(Relaxed),
+            freed_bytes: stats.freed_bytes.load(Relaxed),
+            pause_ns: [
+                self.pause_quantile(0.5),
+                self.pause_quantile(0.99),
+                stats.pause_max_ns.load(Relaxed),
+            ],
+            progress: stats.progress.iter().map(|c| c.load(Relaxed)).collect(),
+            procs,
+            tasks: self.count_tasks(),
+        }
+    }
+
+    /// Upper bound of the bucket that holds the quantile, ns.
+    fn pause_quantile(&self, q: f64) -> u64 {
+        let buckets: Vec<u64> = self
+            .hdr
+            .stats
+            .pause_hist
+            .iter()
+            .map(|b| b.load(Relaxed))
+            .collect();
+        let total: u64 = buckets.iter().sum();
+        let wanted = (total as f64 * q).ceil() as u64;
+        let mut seen = 0;
+        let bucket = buckets.iter().position(|&n| {
+            seen += n;
+            seen >= wanted
+        });
+        let longest = self.hdr.stats.pause_max_ns.load(Relaxed);
+        if total == 0 {
+            0
+        } else {
+            bucket.map_or(longest, |b| (2u64 << b).min(longest))
+        }
+    }
+
+    fn count_tasks(&self) -> [u64; 4] {
+        let high = self.hdr.sched.task_high.load(Acquire) as usize;
+        let mut counts = [0; 4];
+        for task in &self.tasks[..high] {
+            match TaskWord(task.word.load(Relaxed)).state() {
+                TaskWord::RUNNABLE => counts[0] += 1,
+                TaskWord::RUNNING | TaskWord::COMMITTED => counts[1] += 1,
+                TaskWord::WAITING => counts[2] += 1,
+                TaskWord::FAILED => counts[3] += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+
+    fn proc_status(&self, p: usize) -> Option<ProcStatus> {
+        let r = &self.procs[p];
+        let word = ProcWord(r.word.0.load(Acquire));
+        let state = match word.state() {
+            ProcWord::VACANT => return None,
+            ProcWord::JOINING => "joining",
+            ProcWord::LIVE => "live",
+            ProcWord::LEAVING => "leaving",
+            _ => "dead",
+        };
+        let slot = SlotWord(self.slots[p].word.load(Acquire));
+        let worker = (slot.state() == SlotWord::FULL).then(|| slot.worker());
+        let record = worker.map(|g| &self.workers[g as usize]);
+        let task = r.now.0.task.load(Relaxed);
+        Some(ProcStatus {
+            p,
+            pid: word.pid(),
+            incarnation: word.inc(),
+            state,
+            activity: activity_name(r.activity.load(Relaxed)),
+            task: (task != 0).then(|| task - 1),
+            runq: r
+                .runq_tail
+                .0
+                .load(Relaxed)
+                .wrapping_sub(r.runq_head.0.load(Relaxed))
+                .min(256)
+                + u32::from(r.runnext.load(Relaxed) != 0),
+            steals: r.stats.0.steals.load(Relaxed),
+            alloc_bytes: r.stats.0.alloc_bytes.load(Relaxed),
+            steps: r.stats.0.steps.load(Relaxed),
+            mark_ns: r.stats.0.mark_ns.iter().map(|n| n.load(Relaxed)).sum(),
+            leased_at_ns: r.leased_at_ns.load(Relaxed),
+            worker,
+            worker_state: record.map_or("-", |w| match WorkerWord(w.word.load(Relaxed)).state() {
+                WorkerWord::RUNNING => "running",
+                WorkerWord::RUNNABLE => "runnable",
+                WorkerWord::PARKED => "parked",
+                _ => "free",
+            }),
+            worker_migrations: record.map_or(0, |w| w.migrations.load(Relaxed)),
+        })
+    }
+
+    /// Tasks that are not free, at most `limit`.
+    pub fn list_tasks(&self, limit: usize) -> Vec<TaskStatus> {
+        let high = self.hdr.sched.task_high.load(Acquire) as usize;
+        let state = |w: TaskWord| match w.state() {
+            TaskWord::RESERVED => "reserved",
+            TaskWord::RUNNABLE => "runnable",
+            TaskWord::RUNNING => "running",
+            TaskWord::COMMITTED => "committed",
+            TaskWord::WAITING => "waiting",
+            TaskWord::FAILED => "failed",
+            _ => "free",
+        };
+        let shown = self.tasks[..high]
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| TaskWord(t.word.load(Acquire)).state() != TaskWord::FREE);
+        shown
+            .take(limit)
+            .map(|(task, t)| {
+                let word = TaskWord(t.word.load(Acquire));
+                TaskStatus {
+                    task,
+                    kind: self
+                        .kinds
+                        .get(t.kind.load(Relaxed) as usize)
+                        .map_or(String::new(), |k| names::read(&k.name)),
+                    state: state(word),
+                    attempts: word.attempts(),
+                    steps: t.steps.load(Relaxed),
+                    error_code: t.error_code.load(Relaxed),
+                    error: String::new(),
+                }
+            })
+            .collect()
+    }
+
+    /// Publishes a progress counter of the running workload.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// segment.progress_add(0, 3);
+    /// assert_eq!(segment.status().progress[0], 3);
+    /// ```
+    ///
+    /// # Panics
+    /// If `counter` is 16 or more.
+    pub fn progress_add(&self, counter: usize, n: u64) {
+        self.hdr.stats.progress[counter].fetch_add(n, Relaxed);
+    }
+
+    /// Sets a progress counter: for totals that are known from the heap, and so right after deaths too.
+    ///
+    /// # Panics
+    /// If `counter` is 16 or more.
+    pub fn progress_set(&self, counter: usize, n: u64) {
+        self.hdr.stats.progress[counter].store(n, Relaxed);
+    }
+
+    /// How often each branch of recovery was taken.
+    pub fn probes(&self) -> Vec<(String, u64)> {
+        crate::failpoint::PROBES
+            .iter()
+            .map(|&p| {
+                (
+                    format!("{p:?}"),
+                    self.hdr.stats.probes[p as usize].load(Relaxed),
+                )
+            })
+            .collect()
+    }
+}

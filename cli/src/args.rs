@@ -265,7 +265,7 @@ pub enum WorkloadArgs {
     /// Binary trees with the published check values
     Trees {
         /// Depth of the deepest tree
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=26))]
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=26))]
         depth: u32,
         /// Options of every run.
         #[command(flatten)]
@@ -273,6 +273,9 @@ pub enum WorkloadArgs {
     },
     /// Boehm's GCBench
     Gcbench {
+        /// Levels less than the original, 0 to 12: for quick tests
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=12))]
+        smaller: u32,
         /// Options of every run.
         #[command(flatten)]
         options: RunOptions,
@@ -285,7 +288,7 @@ impl WorkloadArgs {
         match self {
             WorkloadArgs::Index { options, .. }
             | WorkloadArgs::Trees { options, .. }
-            | WorkloadArgs::Gcbench { options } => options,
+            | WorkloadArgs::Gcbench { options, .. } => options,
         }
     }
 }

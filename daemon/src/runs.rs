@@ -263,10 +263,10 @@ impl Daemon {
         let Some(run) = &self.run else {
             return (Progress::default(), false);
         };
-        let numbers = heap::numbers(&self.segment);
+        let status = heap::status(&self.segment);
         let mut progress = Progress {
-            live_bytes: numbers.live_bytes,
-            gc_cycles: numbers.gc_cycles,
+            live_bytes: status.heap_live,
+            gc_cycles: status.gc_cycles,
             workers: self
                 .crew
                 .workers()
@@ -277,7 +277,7 @@ impl Daemon {
             elapsed_ms: run.since.elapsed().as_millis() as u64,
             ..Progress::default()
         };
-        let finished = heap::progress(&self.segment, run.request.run, &mut progress);
+        let finished = heap::progress(&status, run.request.run, &mut progress);
         (progress, finished)
     }
 

@@ -40,6 +40,8 @@ use std::{
 
 /// Time a connection has to say hello.
 const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Time for a worker to change the number of P's: it waits for the end of a collection.
+const PROCS_PATIENCE: Duration = Duration::from_secs(1);
 /// Deaths remembered for `coheap dead`.
 const DEAD_KEPT: usize = 256;
 /// Connections that may be open and silent at a time: a flood of them must not use up the descriptors.
@@ -76,7 +78,7 @@ pub struct Daemon {
     next_connection: u64,
     pub(crate) run: Option<Run>,
     pub(crate) outcomes: VecDeque<Outcome>,
-    pub(crate) gc_waits: Vec<(u64, u64)>,
+    pub(crate) gc_waits: Vec<(u64, u32)>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) stop_waiters: Vec<u64>,
     pub(crate) counters: Counters,
@@ -84,7 +86,8 @@ pub struct Daemon {
     recoveries: BTreeMap<u32, Death>,
     pub(crate) started: Instant,
     pub(crate) adopted: bool,
-    procs: u16,
+    procs_asked: Option<u16>,
+    procs_told: Option<(u16, Instant)>,
     state_is_old: bool,
     exit_code: u8,
 }
@@ -123,7 +126,9 @@ impl Daemon {
         let dir = RuntimeDir::of(&config.name.value);
         let launch = launch(args, &config, &dir)?;
         let instance = Instance::acquire(dir)?;
-        let left = State::load(instance.dir()).filter(|state| !state.living().is_empty());
+        let found = State::load(instance.dir());
+        let stale = found.as_ref().map(|state| state.backing.clone());
+        let left = found.filter(|state| !state.living().is_empty());
         let listener = instance.listen()?;
         let (segment, callers) = match &left {
             Some(state) => {
@@ -135,7 +140,10 @@ impl Daemon {
         let adopted = segment.is_some();
         let segment = match segment {
             Some(segment) => segment,
-            None => heap::create(&config)?,
+            None => {
+                stale.iter().for_each(|backing| heap::remove_stale(backing));
+                heap::create(&config)?
+            }
         };
         let mut daemon = Daemon {
             crew: Crew::new(launch),
@@ -158,7 +166,8 @@ impl Daemon {
             recoveries: BTreeMap::new(),
             started: Instant::now(),
             adopted,
-            procs: 0,
+            procs_asked: None,
+            procs_told: None,
             state_is_old: true,
             exit_code: codes::OK,
         };
@@ -230,17 +239,30 @@ impl Daemon {
             }
         }
         self.stop_tick(now);
-        self.match_procs();
+        self.match_procs(now);
         self.save_state();
     }
 
-    /// As many P's may run as there are processes to be one.
-    fn match_procs(&mut self) {
-        let procs = self.crew.procs();
-        if procs != self.procs {
-            heap::resize(&self.segment, procs);
-            self.procs = procs;
+    /// Brings the number of P's that may run to what was asked for. Only a P can change it, so a worker is told to; whether
+    /// it did is read from the segment, and if it died, another is told.
+    fn match_procs(&mut self, now: Instant) {
+        let Some(asked) = self.procs_asked else {
+            return;
+        };
+        let wanted = self.crew.highest_p().map_or(asked, |p| asked.max(p + 1));
+        let waiting = self
+            .procs_told
+            .is_some_and(|(n, when)| n == wanted && now < when + PROCS_PATIENCE);
+        if waiting || u32::from(wanted) == heap::status(&self.segment).gomaxprocs {
+            return;
         }
+        let told = self
+            .crew
+            .workers_mut()
+            .values_mut()
+            .filter(|w| w.is_ready())
+            .any(|w| w.order(&WorkerOrder::Procs { n: wanted }));
+        self.procs_told = told.then_some((wanted, now));
     }
 
     fn save_state(&mut self) {
@@ -261,6 +283,10 @@ impl Daemon {
     fn due(&self) -> Option<Instant> {
         let hello = self.newcomers.values().map(|n| n.deadline).min();
         let run = self.run.as_ref().and_then(Run::due);
+        let procs = self
+            .procs_told
+            .map(|(_, when)| when + PROCS_PATIENCE)
+            .filter(|&when| when > Instant::now());
         let stop = self.stopping.as_ref().and_then(Stopping::deadline);
         let restart = self.crew.due().filter(|_| self.stopping.is_none());
         // Neither a collection nor the end of all work calls by itself.
@@ -270,7 +296,7 @@ impl Daemon {
             .is_some_and(|s| s.step() == Step::Draining);
         let look = (draining || !self.gc_waits.is_empty())
             .then(|| Instant::now() + Duration::from_millis(20));
-        [hello, run, stop, restart, look]
+        [hello, run, procs, stop, restart, look]
             .into_iter()
             .flatten()
             .min()
@@ -647,6 +673,12 @@ impl Daemon {
 
     // ---- workers -----------------------------------------------------------------------------------------------------
 
+    /// Makes it that many workers, and lets as many P's run.
+    pub fn resize_procs(&mut self, n: u16) {
+        self.procs_asked = Some(n.max(1));
+        self.resize(n);
+    }
+
     /// Makes it that many workers.
     pub fn resize(&mut self, n: u16) {
         let dismissed = self.crew.resize(n);
@@ -658,6 +690,9 @@ impl Daemon {
             {
                 worker.signal(Signal::TERM);
             }
+        }
+        if self.procs_asked.is_some_and(|asked| asked < n) {
+            self.procs_asked = Some(n);
         }
         log::info!("ev=procs.resize workers={n}");
         self.state_is_old = true;
@@ -775,7 +810,7 @@ impl Daemon {
     }
 
     fn stop_tick(&mut self, now: Instant) {
-        let drained = self.run.is_none() && heap::tasks(&self.segment).0 == 0;
+        let drained = self.run.is_none() && heap::is_idle(&self.segment);
         if self
             .stopping
             .as_mut()
@@ -832,7 +867,7 @@ impl Daemon {
 
     /// Removes everything with a name, then tells those who wait for that.
     fn end(mut self, _notifier: &Notifier) -> Result<u8, DaemonError> {
-        heap::remove(&self.segment);
+        heap::remove(&self.segment, &self.config.backing.value);
         log::info!(
             "ev=daemon.ended name={} pid={}",
             self.config.name.value,

@@ -29,15 +29,16 @@ impl Daemon {
                 self.dead_rows().into_iter().map(Reply::Dead).collect(),
             ),
             Request::Config => self.rows(tool, pieces(&self.config.to_toml(true))),
-            Request::Spawn { n } => self.set_workers(tool, self.crew.wanted().saturating_add(n)),
-            Request::Resize { n } => self.set_workers(tool, n),
+            Request::Spawn { n } => {
+                self.set_workers(tool, self.crew.wanted().saturating_add(n), false)
+            }
+            Request::Resize { n } => self.set_workers(tool, n, true),
             Request::Run(run) => {
                 if let Some(reply) = self.run_request(tool, run) {
                     self.reply(tool, &reply);
                 }
             }
             Request::Gc { wait } => self.collect_garbage(tool, wait),
-            Request::Verify { deep } => self.verify(tool, deep),
             Request::Signal { p, signal } => self.signal(tool, p, signal),
             Request::Stop { mode } => {
                 self.stop_waiters.push(tool);
@@ -66,7 +67,7 @@ impl Daemon {
         let count = |f: &dyn Fn(&PlaceState) -> bool| {
             self.crew.places().iter().filter(|p| f(&p.state)).count() as u32
         };
-        let (tasks_runnable, tasks_done) = heap::tasks(&self.segment);
+        let now = heap::status(&self.segment);
         Status {
             name: self.config.name.value.to_string(),
             daemon_pid: std::process::id(),
@@ -78,7 +79,7 @@ impl Daemon {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             adopted: self.adopted,
             backing: self.config.backing.value.to_string(),
-            heap: heap::numbers(&self.segment),
+            heap: heap::numbers(&now),
             workers_wanted: self.crew.wanted().into(),
             workers_attached: self
                 .crew
@@ -87,11 +88,15 @@ impl Daemon {
                 .filter(|w| w.p.is_some())
                 .count() as u32,
             workers_vacant: count(&|s| *s == PlaceState::Vacant),
-            procs: self.crew.procs().into(),
+            procs: now.gomaxprocs,
             deaths: self.counters.deaths,
             restarts: self.crew.restarts,
-            tasks_runnable,
-            tasks_done,
+            recoveries: now.deaths,
+            tasks_runnable: now.tasks[0],
+            tasks_running: now.tasks[1],
+            tasks_waiting: now.tasks[2],
+            tasks_failed: now.tasks[3],
+            tasks_requeued: now.requeued,
             tools: self.tools.len() as u32,
             bad_frames: self.counters.bad_frames,
             refused: self.counters.refused,
@@ -103,7 +108,7 @@ impl Daemon {
     }
 
     fn ps(&self) -> Vec<PsRow> {
-        let numbers = heap::ps(&self.segment);
+        let procs = heap::status(&self.segment).procs;
         let restarts = |place: Option<usize>| {
             place
                 .and_then(|p| self.crew.places().get(p))
@@ -123,13 +128,18 @@ impl Daemon {
                     program: worker.program.clone(),
                     ..PsRow::default()
                 };
-                if let Some(now) = worker
-                    .p
-                    .and_then(|p| numbers.iter().find(|n| n.p == p && n.pid == worker.pid))
-                {
-                    row.state.clone_from(&now.state);
-                    (row.runq, row.steals, row.alloc_bytes, row.tasks_done) =
-                        (now.runq, now.steals, now.alloc_bytes, now.tasks_done);
+                let leased = procs
+                    .iter()
+                    .find(|now| Some(now.p as u16) == worker.p && now.pid == worker.pid);
+                if let Some(now) = leased {
+                    row.state = if now.state == "live" {
+                        now.activity
+                    } else {
+                        now.state
+                    }
+                    .into();
+                    (row.runq, row.steals) = (now.runq, now.steals);
+                    (row.alloc_bytes, row.steps) = (now.alloc_bytes, now.steps);
                 }
                 if worker.stopped {
                     row.state = "stopped".into();
@@ -166,7 +176,7 @@ impl Daemon {
             .collect()
     }
 
-    fn set_workers(&mut self, tool: u64, n: u16) {
+    fn set_workers(&mut self, tool: u64, n: u16, procs: bool) {
         if n > 256 {
             let what = format!("{n} workers are not possible; a heap has 256 P's");
             return self.refuse(tool, codes::USAGE, "E025", &what, "at most 256");
@@ -180,19 +190,21 @@ impl Daemon {
                 "coheap start when it is gone",
             );
         }
-        self.resize(n);
+        if procs {
+            self.resize_procs(n);
+        } else {
+            self.resize(n);
+        }
         self.rows(tool, Vec::new());
     }
 
     fn collect_garbage(&mut self, tool: u64, wait: bool) {
-        let before = heap::numbers(&self.segment);
-        heap::request_gc(&self.segment);
-        if !wait {
-            return self.rows(tool, Vec::new());
+        let cycle = heap::request_gc(&self.segment);
+        if wait {
+            self.gc_waits.push((tool, cycle));
+        } else {
+            self.rows(tool, Vec::new());
         }
-        // A cycle that is under way may have passed what the caller dropped: then the one after it counts.
-        let more = if before.gc_phase == "off" { 1 } else { 2 };
-        self.gc_waits.push((tool, before.gc_cycles + more));
     }
 
     /// Answers those whose collection is over.
@@ -200,25 +212,12 @@ impl Daemon {
         if self.gc_waits.is_empty() {
             return;
         }
-        let numbers = heap::numbers(&self.segment);
-        let (over, waiting): (Vec<_>, Vec<_>) = self
-            .gc_waits
-            .drain(..)
-            .partition(|&(_, cycle)| cycle <= numbers.gc_cycles);
+        let status = heap::status(&self.segment);
+        let over = |&(_, cycle): &(u64, u32)| heap::is_collected(&status, cycle);
+        let (over, waiting): (Vec<_>, Vec<_>) = self.gc_waits.drain(..).partition(over);
         self.gc_waits = waiting;
-        if !self.gc_waits.is_empty() && numbers.gc_phase == "off" {
-            // The request for a second cycle was folded into the first.
-            heap::request_gc(&self.segment);
-        }
         for (tool, _) in over {
             self.rows(tool, Vec::new());
-        }
-    }
-
-    fn verify(&mut self, tool: u64, deep: bool) {
-        match heap::verify(&self.segment, deep) {
-            Ok(report) => self.rows(tool, pieces(&report)),
-            Err(refused) => self.reply(tool, &Reply::Failed(refused)),
         }
     }
 

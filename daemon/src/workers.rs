@@ -202,15 +202,31 @@ impl Crew {
         self.places.len() as u16
     }
 
-    /// P's that may be leased: those of places, and of guests.
-    pub fn procs(&self) -> u16 {
-        let guests = self.workers.values().filter(|w| w.place.is_none()).count();
-        (self.places.len() + guests).clamp(1, 256) as u16
+    /// The highest P of those that stay.
+    pub fn highest_p(&self) -> Option<u16> {
+        self.workers
+            .values()
+            .filter(|w| !w.leaving)
+            .filter_map(|w| w.p)
+            .max()
     }
 
     /// Makes it `n` places. Those that go away send their workers away; those left vacant are filled again.
     pub fn resize(&mut self, n: u16) -> Vec<u64> {
         let n = usize::from(n);
+        // Low P's stay: those from `gomaxprocs` on run nothing. Places without a P go last.
+        let p_of = |place: &Place| match place.state {
+            PlaceState::Filled(id) => self
+                .workers
+                .get(&id)
+                .and_then(|w| w.p)
+                .unwrap_or(u16::MAX - 1),
+            _ => u16::MAX,
+        };
+        let mut places = std::mem::take(&mut self.places);
+        places.sort_by_key(p_of);
+        self.places = places;
+        self.renumber();
         for place in self
             .places
             .iter_mut()
@@ -238,6 +254,16 @@ impl Crew {
         }
         self.places.resize_with(n, Place::default);
         dismissed
+    }
+
+    fn renumber(&mut self) {
+        for (number, place) in self.places.iter().enumerate() {
+            if let PlaceState::Filled(id) = place.state
+                && let Some(worker) = self.workers.get_mut(&id)
+            {
+                worker.place = Some(number);
+            }
+        }
     }
 
     /// The next time a place has to be filled.

@@ -13,6 +13,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Progress counters in the segment, by index. Every workload sets them from what is committed in the heap.
+pub mod counter {
+    /// Units finished: files, trees.
+    pub const DONE: usize = 0;
+    /// Units known so far.
+    pub const TOTAL: usize = 1;
+    /// Words counted, nodes counted.
+    pub const ITEMS: usize = 2;
+    /// Number of the run that was finished last.
+    pub const FINISHED: usize = 3;
+}
+
 /// Names one run for as long as its heap lives. Chosen at random by whoever asks for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RunId(pub u64);
@@ -33,7 +45,10 @@ pub enum Workload {
         depth: u32,
     },
     /// Boehm's GCBench.
-    GcBench,
+    GcBench {
+        /// Subtracted from every depth of the original, for quick tests.
+        smaller: u32,
+    },
 }
 
 impl Workload {
@@ -42,7 +57,7 @@ impl Workload {
         match self {
             Workload::Index { .. } => "index",
             Workload::Trees { .. } => "trees",
-            Workload::GcBench => "gcbench",
+            Workload::GcBench { .. } => "gcbench",
         }
     }
 }
@@ -78,8 +93,6 @@ pub struct Progress {
     pub total: u64,
     /// Second count (words, nodes).
     pub items: u64,
-    /// Tasks finished.
-    pub tasks: u64,
     /// Live bytes of the heap.
     pub live_bytes: u64,
     /// Collections finished.

@@ -59,10 +59,18 @@ pub struct Status {
     pub deaths: u64,
     /// Workers started again after a death.
     pub restarts: u64,
+    /// Deaths recovered in the heap, whichever daemon, or none, was there.
+    pub recoveries: u64,
     /// Tasks waiting to be run.
     pub tasks_runnable: u64,
-    /// Tasks finished.
-    pub tasks_done: u64,
+    /// Tasks that run.
+    pub tasks_running: u64,
+    /// Tasks that wait for something.
+    pub tasks_waiting: u64,
+    /// Tasks that were given up.
+    pub tasks_failed: u64,
+    /// Tasks put back to be run again after a death.
+    pub tasks_requeued: u64,
     /// Tools connected.
     pub tools: u32,
     /// Connections closed because they sent what is no message.
@@ -88,8 +96,8 @@ pub struct PsRow {
     pub steals: u64,
     /// Bytes it allocated.
     pub alloc_bytes: u64,
-    /// Tasks it finished.
-    pub tasks_done: u64,
+    /// Steps of tasks it ran.
+    pub steps: u64,
     /// Milliseconds since it connected.
     pub age_ms: u64,
     /// Restarts of its place.
@@ -128,6 +136,10 @@ pub struct TaskRow {
     pub state: String,
     /// The P that owns it, if one does.
     pub p: Option<u16>,
-    /// How often it was begun.
+    /// Runs lost to deaths or to a lack of memory.
     pub attempts: u32,
+    /// Steps done.
+    pub steps: u32,
+    /// Exit code of the error that failed it; 0 for none.
+    pub error_code: u32,
 }

@@ -57,11 +57,6 @@ pub enum Request {
         /// Answer only when a whole cycle that began after this request is over.
         wait: bool,
     },
-    /// Check the heap's invariants.
-    Verify {
-        /// Stop the world and follow every reference.
-        deep: bool,
-    },
     /// Send a signal to the worker of a P.
     Signal {
         /// The P.

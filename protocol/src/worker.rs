@@ -20,6 +20,11 @@ pub enum WorkerOrder {
         /// What to run.
         workload: Workload,
     },
+    /// Let so many P's run (Go's procresize). Whoever is asked does it; the number in the segment says whether it is done.
+    Procs {
+        /// How many.
+        n: u16,
+    },
     /// If the run's root task is finished, read its result out of the heap and report it.
     Collect {
         /// The run.

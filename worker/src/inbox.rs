@@ -1,9 +1,8 @@
 //! Between the control thread and the P: orders one way, words the other.
 //!
-//! Orders go into a queue; then the P is interrupted, which makes it return from its scheduling loop at the next edge of
-//! a scope. Words of the P go into another queue; an eventfd wakes the control thread, which sleeps in `poll`.
+//! Orders go into a queue and raise a flag, which the P looks at between two pieces of work and before each sleep (no
+//! longer than 10 ms). Words of the P go into another queue; an eventfd wakes the control thread, which sleeps in `poll`.
 
-use coheap::sched::Interrupter;
 use coheap_protocol::{WorkerOrder, WorkerSays};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::{
@@ -19,6 +18,7 @@ use std::{
 /// The P's side.
 pub struct Inbox {
     orders: Receiver<WorkerOrder>,
+    pending: Arc<AtomicBool>,
     says: Says,
     left: Receiver<()>,
 }
@@ -26,7 +26,7 @@ pub struct Inbox {
 /// The control thread's side.
 pub struct Outbox {
     orders: Sender<WorkerOrder>,
-    interrupter: Interrupter,
+    pending: Arc<AtomicBool>,
     /// For others who have something to say.
     pub says: Says,
     words: Receiver<WorkerSays>,
@@ -57,7 +57,7 @@ impl Says {
 }
 
 /// Both sides.
-pub fn pair(interrupter: Interrupter) -> io::Result<(Inbox, Outbox)> {
+pub fn pair() -> io::Result<(Inbox, Outbox)> {
     let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     let (order, orders) = channel();
     let (word, words) = channel();
@@ -67,8 +67,10 @@ pub fn pair(interrupter: Interrupter) -> io::Result<(Inbox, Outbox)> {
         bell: Arc::new(bell),
         gone: Arc::new(AtomicBool::new(false)),
     };
+    let pending = Arc::new(AtomicBool::new(false));
     let inbox = Inbox {
         orders,
+        pending: pending.clone(),
         says: says.clone(),
         left,
     };
@@ -76,7 +78,7 @@ pub fn pair(interrupter: Interrupter) -> io::Result<(Inbox, Outbox)> {
         inbox,
         Outbox {
             orders: order,
-            interrupter,
+            pending,
             says,
             words,
             left: leave,
@@ -85,8 +87,16 @@ pub fn pair(interrupter: Interrupter) -> io::Result<(Inbox, Outbox)> {
 }
 
 impl Inbox {
+    /// Whether there are orders the P has not looked at.
+    pub fn is_pending(&self) -> bool {
+        // Relaxed: a hint to look; the queue itself orders what is in it.
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// The next order, if there is one.
     pub fn next(&self) -> Option<WorkerOrder> {
+        // Lowered first: an order that comes after this look raises it again.
+        self.pending.store(false, Ordering::Relaxed);
         self.orders.try_recv().ok()
     }
 
@@ -109,7 +119,7 @@ impl Outbox {
     /// Hands an order to the P and makes it look.
     pub fn order(&self, order: WorkerOrder) {
         if self.orders.send(order).is_ok() {
-            self.interrupter.interrupt();
+            self.pending.store(true, Ordering::Relaxed);
         }
     }
 

@@ -1,10 +1,9 @@
 //! `coheap-worker`: a process that is a P.
 //!
 //! 1. Connect to the socket named by `COHEAP_SOCKET`, say hello, receive the segment's descriptor.
-//! 2. Attach the heap and lease a P: the main thread is that P from here on.
-//! 3. The *control thread* ([`control`]) reads orders. It never touches the heap: it puts them into the [`inbox`] and
-//!    interrupts the P.
-//! 4. The main thread runs tasks until interrupted, does what the inbox holds, and goes on; on `Stop` it gives the P
+//! 2. Map the segment and lease a P: the main thread is that P from here on.
+//! 3. The *control thread* ([`control`]) reads orders. It never touches the heap: it puts them into the [`inbox`].
+//! 4. The main thread runs tasks until there are orders, does what the inbox holds, and goes on; on `Stop` it gives the P
 //!    back, says `Leaving` and ends with 0.
 //!
 //! **If the daemon dies** the control thread knocks at the socket until the next daemon answers, and hands it the heap.
@@ -18,10 +17,8 @@
 mod control;
 mod inbox;
 mod orders;
-mod workload;
-mod workloads;
 
-use coheap::{Error, Heap, segment::Segment};
+use coheap::{Error, Idle, P, segment::Segment};
 use coheap_protocol::{Hello, Role, WorkerSays};
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -101,26 +98,32 @@ fn work() -> Result<(), Failure> {
         .ok_or(Failure::NoSocket)?;
     let called = coheap::control::call(&socket, &hello(), None, HELLO_PATIENCE)?;
     let segment = Segment::open_fd(called.segment.ok_or(Failure::NoSegment)?)?;
-    let heap = Heap::attach(segment.clone());
-    let kinds = workloads::kinds();
-    let mut p = heap.lease()?;
-    called.channel.send(&WorkerSays::Leased { p: p.index() })?;
-    let (inbox, outbox) = inbox::pair(p.interrupter()).map_err(Failure::Thread)?;
-    workload::hint_through(outbox.says.clone());
+    let mut p = P::lease(segment.clone())?;
+    // The P table has 256 records.
+    let index = p.index() as u16;
+    called.channel.send(&WorkerSays::Leased { p: index })?;
+    let (inbox, outbox) = inbox::pair().map_err(Failure::Thread)?;
     let link = control::Link {
         socket,
         segment,
-        p: p.index(),
+        p: index,
         channel: Some(called.channel),
     };
     std::thread::Builder::new()
         .name("control".into())
         .spawn(move || control::serve(link, &outbox))
         .map_err(Failure::Thread)?;
+    let kinds = coheap_worker::workloads::kinds();
     while orders::obey(&mut p, &inbox) {
-        p.run_until_stopped(&kinds);
+        p.run(&kinds, |_, _| {
+            if inbox.is_pending() {
+                Idle::Return
+            } else {
+                Idle::Continue
+            }
+        })?;
     }
-    p.detach();
+    drop(p);
     inbox.leave();
     Ok(())
 }

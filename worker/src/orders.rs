@@ -1,65 +1,102 @@
 //! What the P does between two stretches of tasks: the orders in its inbox.
 
-use crate::{inbox::Inbox, workload, workloads};
-use coheap::{Error, sched::P};
+use crate::inbox::Inbox;
+use coheap::{Error, P, sched};
 use coheap_protocol::{Outcome, Refused, RunId, WorkerOrder, WorkerSays, Workload};
+use coheap_worker::workloads::{self, Report, Running, WorkloadSpec};
 
-/// Does everything that was ordered; `false` when that is to leave.
+/// A result's JSON must fit into a frame, with room for the rest of the message.
+const JSON_MAX: usize = 3500;
+
+/// Does everything that was ordered; `false` when that is to leave, or when the heap is shut down.
 pub fn obey(p: &mut P, inbox: &Inbox) -> bool {
-    if p.shutdown_requested() {
-        return false;
-    }
     while let Some(order) = inbox.next() {
         match order {
             WorkerOrder::Stop { .. } => return false,
-            WorkerOrder::Submit {
-                run,
-                seed,
-                workload,
-            } => inbox.say(submit(p, run, seed, &workload)),
-            WorkerOrder::Collect { run, workload } => inbox.say(collect(p, run, &workload)),
+            WorkerOrder::Submit { run, workload, .. } => inbox.say(submit(p, run, &workload)),
+            WorkerOrder::Collect { run, .. } => inbox.say(collect(p, run)),
+            WorkerOrder::Procs { n } => resize(p, n),
         }
     }
-    true
+    !sched::shutdown_requested(p.segment())
 }
 
-fn submit(p: &mut P, run: RunId, seed: u64, args: &Workload) -> WorkerSays {
-    let begun = find(args)
-        .and_then(|workload| workload.submit(p, run, seed, args).map_err(|e| refused(&e)));
-    match begun {
-        Ok(()) => WorkerSays::Submitted { run },
-        Err(why) => WorkerSays::RunFailed { run, why },
+fn submit(p: &mut P, run: RunId, args: &Workload) -> WorkerSays {
+    match workloads::submit(p, run.0, &spec(args)) {
+        Ok(_) => WorkerSays::Submitted { run },
+        Err(error) => WorkerSays::RunFailed {
+            run,
+            why: refused(&error),
+        },
     }
 }
 
-fn collect(p: &mut P, run: RunId, args: &Workload) -> WorkerSays {
-    let found =
-        find(args).and_then(|workload| workload.collect(p, run, args).map_err(|e| refused(&e)));
-    match found {
-        Ok(None) => WorkerSays::NotYet { run },
-        Ok(Some(workload::Report { ok, json })) => WorkerSays::Result(Outcome { run, ok, json }),
-        Err(why) => WorkerSays::RunFailed { run, why },
+fn spec(args: &Workload) -> WorkloadSpec {
+    match args {
+        Workload::Index { dir, out } => WorkloadSpec::Index {
+            dir: dir.into(),
+            out: out.as_ref().map(Into::into),
+        },
+        Workload::Trees { depth } => WorkloadSpec::Trees { depth: *depth },
+        Workload::GcBench { smaller } => WorkloadSpec::GcBench { smaller: *smaller },
     }
 }
 
-fn find(args: &Workload) -> Result<&'static dyn workload::Workload, Refused> {
-    let named = |w: &&&dyn workload::Workload| w.name() == args.name();
-    workloads::ALL.iter().find(named).copied().ok_or_else(|| {
-        let what = format!("this worker knows no workload `{}`", args.name());
-        Refused::new(
-            2,
-            "E028",
-            what,
-            "a coheap-worker from the same build as coheap",
-        )
-    })
+fn collect(p: &mut P, run: RunId) -> WorkerSays {
+    match (Running { run: run.0 }).poll(p) {
+        None => WorkerSays::NotYet { run },
+        Some(Ok(report)) => WorkerSays::Result(Outcome {
+            run,
+            ok: report.ok,
+            json: json(report),
+        }),
+        Some(Err(error)) => WorkerSays::RunFailed {
+            run,
+            why: refused(&error),
+        },
+    }
+}
+
+/// The report as JSON that fits: examples of problems go first, then the text of the checks. Their counts stay.
+fn json(mut report: Report) -> String {
+    loop {
+        let text = serde_json::to_string(&report).unwrap_or_else(|_| "{}".into());
+        if text.len() <= JSON_MAX {
+            return text;
+        }
+        if report.problems.pop().is_none() {
+            let half = report.checks.chars().count() / 2;
+            report.checks = report.checks.chars().take(half).collect();
+        }
+    }
+}
+
+/// Changes how many P's may run. Busy is no failure: the daemon looks at the segment, and asks again.
+fn resize(p: &mut P, n: u16) {
+    match sched::procresize::procresize(p, n.into()) {
+        Ok(old) => log::info!("ev=procs.resized from={old} to={n}"),
+        Err(error) => log::warn!("ev=procs.not_resized to={n} msg={:?}", error.to_string()),
+    }
 }
 
 fn refused(error: &Error) -> Refused {
-    Refused::new(
-        u8::try_from(error.exit_code()).unwrap_or(1),
-        error.code(),
-        error.to_string(),
-        error.hint(),
-    )
+    let code = u8::try_from(error.exit_code()).unwrap_or(1);
+    Refused::new(code, error.code(), error.to_string(), error.hint())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_is_too_long_loses_its_examples_and_stays_json() {
+        let report = Report {
+            problems: vec!["x".repeat(1000); 10],
+            checks: "\"".repeat(9000),
+            ..Report::default()
+        };
+        let text = json(report);
+        assert!(text.len() <= JSON_MAX);
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+    }
 }

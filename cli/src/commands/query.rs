@@ -59,8 +59,8 @@ fn describe(s: &Status) -> String {
          workers   {attached} attached of {wanted} wanted, {vacant} given up, {procs} P's may run\n\
          memory    {live} live, {goal} goal, {committed} committed, collector {gc}\n\
          gc        {cycles} cycles, phase {phase}\n\
-         tasks     {runnable} runnable, {done} done\n\
-         deaths    {deaths} recovered, {restarts} restarts\n\
+         tasks     {runnable} runnable, {running} running, {waiting} waiting, {failed} given up, {requeued} put back\n\
+         deaths    {deaths} seen, {restarts} restarts, {recoveries} recovered in the heap\n\
          run       {run}\n\
          control   {tools} tools, bad_frames {bad}, refused {refused}\n",
         name = s.name,
@@ -79,7 +79,11 @@ fn describe(s: &Status) -> String {
         cycles = heap.gc_cycles,
         phase = heap.gc_phase,
         runnable = s.tasks_runnable,
-        done = s.tasks_done,
+        running = s.tasks_running,
+        waiting = s.tasks_waiting,
+        failed = s.tasks_failed,
+        requeued = s.tasks_requeued,
+        recoveries = s.recoveries,
         deaths = s.deaths,
         restarts = s.restarts,
         tools = s.tools,
@@ -113,7 +117,7 @@ pub fn ps(global: &Global) -> Result<u8, Failure> {
         _ => None,
     });
     let head = [
-        "P", "PID", "STATE", "RUNQ", "STEALS", "ALLOC", "TASKS", "RESTARTS", "AGE", "CMD",
+        "P", "PID", "STATE", "RUNQ", "STEALS", "ALLOC", "STEPS", "RESTARTS", "AGE", "CMD",
     ];
     Ok(rows(global, &head, &found, |r| {
         let pid = if r.pid == 0 {
@@ -124,7 +128,7 @@ pub fn ps(global: &Global) -> Result<u8, Failure> {
         let (runq, steals, tasks) = (
             r.runq.to_string(),
             r.steals.to_string(),
-            r.tasks_done.to_string(),
+            r.steps.to_string(),
         );
         let (alloc, restarts, age) = (
             show_bytes(r.alloc_bytes),
@@ -178,14 +182,19 @@ pub fn tasks(global: &Global) -> Result<u8, Failure> {
         Reply::Task(row) => Some(row),
         _ => None,
     });
-    let head = ["ID", "KIND", "STATE", "P", "ATTEMPTS"];
+    let head = ["ID", "KIND", "STATE", "STEPS", "ATTEMPTS", "ERROR"];
     Ok(rows(global, &head, &found, |r| {
         vec![
             r.id.to_string(),
             r.kind.clone(),
             r.state.clone(),
-            p_of(r.p),
+            r.steps.to_string(),
             r.attempts.to_string(),
+            if r.error_code == 0 {
+                "-".into()
+            } else {
+                r.error_code.to_string()
+            },
         ]
     }))
 }

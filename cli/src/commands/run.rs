@@ -123,7 +123,7 @@ fn request(workload: &WorkloadArgs, options: &RunOptions) -> Result<RunRequest, 
             out: out.as_deref().map(|out| absolute(out, false)).transpose()?,
         },
         WorkloadArgs::Trees { depth, .. } => Workload::Trees { depth: *depth },
-        WorkloadArgs::Gcbench { .. } => Workload::GcBench,
+        WorkloadArgs::Gcbench { smaller, .. } => Workload::GcBench { smaller: *smaller },
     };
     let ms = |every: Option<Duration>| {
         every.map_or(0, |d| {

@@ -42,6 +42,7 @@ pub mod recover;
 pub mod sched;
 pub mod segment;
 mod status;
+pub mod sysmon;
 mod time;
 
 pub use api::{

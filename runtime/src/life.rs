@@ -23,7 +23,6 @@ use std::{
 
 use raw_sync::locks::{LockImpl, LockInit, Mutex};
 use shm_layout::{
-    MAX_P,
     proc::{LIFE_BYTES, ProcRecord},
     word::ProcWord,
 };
@@ -177,8 +176,10 @@ impl Watch {
     ///
     /// Words that come to be while it waits are seen at the next call: keep `patience` short while processes attach.
     pub fn wait(&self, patience: std::time::Duration) -> bool {
-        let live: Vec<&ProcRecord> = (0..MAX_P)
-            .map(|p| &self.segment.procs[p])
+        let live: Vec<&ProcRecord> = self
+            .segment
+            .used_procs()
+            .iter()
             .filter(|r| is_leased(r))
             .collect();
         if live.iter().any(|r| is_dead(r)) {

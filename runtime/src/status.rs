@@ -152,7 +152,7 @@ impl Segment {
             .filter_map(|p| self.proc_status(p))
             .collect();
         let sum = |f: fn(&shm_layout::proc::ProcStats) -> u64| {
-            self.procs.iter().map(|r| f(&r.stats.0)).sum::<u64>()
+            self.used_procs().iter().map(|r| f(&r.stats.0)).sum::<u64>()
         };
         Status {
             name: self.name(),

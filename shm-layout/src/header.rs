@@ -116,6 +116,8 @@ pub struct Sched {
     pub task_committed: AtomicU32,
     /// Work buffers ever used.
     pub workbuf_high: AtomicU32,
+    /// P records ever leased: scans go this far.
+    pub proc_high: AtomicU32,
     /// Mark workers ever used: scans go this far.
     pub worker_high: AtomicU32,
     /// Bit per P that sleeps. Derived: recovery wakes everybody.

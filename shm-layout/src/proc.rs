@@ -38,8 +38,8 @@ pub struct InProgress {
     pub workbuf: AtomicU32,
     /// Mark worker it is starting, running or attaching, plus one.
     pub worker: AtomicU32,
-    /// Reserved.
-    pub pad: AtomicU32,
+    /// A second work buffer being moved, plus one.
+    pub workbuf2: AtomicU32,
     /// Work buffers of the `gcw`, plus one each.
     pub gcw: [AtomicU32; 2],
     /// References taken from a work buffer and not finished.

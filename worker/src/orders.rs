@@ -73,7 +73,7 @@ fn json(mut report: Report) -> String {
 
 /// Changes how many P's may run. Busy is no failure: the daemon looks at the segment, and asks again.
 fn resize(p: &mut P, n: u16) {
-    match sched::procresize::procresize(p, n.into()) {
+    match sched::resize(p, n.into()) {
         Ok(old) => log::info!("ev=procs.resized from={old} to={n}"),
         Err(error) => log::warn!("ev=procs.not_resized to={n} msg={:?}", error.to_string()),
     }

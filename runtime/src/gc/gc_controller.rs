@@ -351,7 +351,7 @@ impl Proc {
     /// Idle workers running now.
     pub(crate) fn idle_workers(&self) -> u32 {
         self.seg
-            .procs
+            .used_procs()
             .iter()
             .filter(|r| r.mark_mode.load(Relaxed) == Mode::Idle as u32)
             .count() as u32
@@ -384,25 +384,27 @@ impl Proc {
         stats.pause_max_ns.fetch_max(ns, Relaxed);
     }
 
-    /// Writes an event into this P's flight recorder.
-    pub(crate) fn trace(&self, event: u8, a: u32, b: u32) {
+    /// Writes an event into this P's flight recorder; returns its time.
+    pub(crate) fn trace(&self, event: u8, a: u32, b: u32) -> u64 {
         let ring = &self.area.ring;
         let n = ring.next.load(Relaxed);
         let slot = &ring.events[n as usize % ring.events.len()];
-        slot.at_ns.store(now_ns(), Relaxed);
+        let now = now_ns();
+        slot.at_ns.store(now, Relaxed);
         slot.what
             .store(u32::from(event) << 24 | (a & 0xff_ffff), Relaxed);
         slot.arg.store(b, Relaxed);
         // Release: the record before the count that covers it.
         ring.next.store(n + 1, std::sync::atomic::Ordering::Release);
         debug_assert!(event != 0 && event <= ev::PROC_RESIZE);
+        now
     }
 }
 
 /// Are all P's past their dedicated budgets? For tests (I20: budgets return to their start value).
 pub fn budgets_returned(segment: &Segment) -> bool {
     segment
-        .procs
+        .used_procs()
         .iter()
         .all(|r| r.dedicated.load(Acquire) == 0 && r.mark_mode.load(Acquire) == 0)
 }

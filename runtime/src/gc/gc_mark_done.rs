@@ -24,7 +24,7 @@ use super::{
     gc_bg_mark_worker::{gc_mark_work_available, used_workers},
     gc_controller, gctrace,
     handshake::acknowledged,
-    markroot,
+    markroot, verify,
 };
 use crate::{failpoint, sched::proc::Proc, time::now_ns};
 
@@ -154,10 +154,14 @@ impl Proc {
     fn checkmark(&self, cycle: u32) {
         let missed = checkmark::missed(&self.seg, cycle);
         if let Some((parent, child)) = missed.first() {
-            log::error!(
-                "checkmark found unmarked object {child:#x}, referred to by {parent:#x}, and {} more, in cycle {cycle}",
+            let line = format!(
+                "coheap: checkmark found unmarked object {child:#x} ({}), referred to by {parent:#x} ({}), and {} more, in cycle {cycle}\n",
+                verify::describe(&self.seg, *child),
+                verify::describe(&self.seg, *parent),
                 missed.len() - 1
             );
+            // Not through the logger: this must be seen whatever the program has set up.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
             std::process::abort();
         }
         self.seg.hdr.gc.checkmarks.fetch_add(1, Relaxed);

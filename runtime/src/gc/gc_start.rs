@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use shm_layout::{trace::ev, word::PhaseWord};
 
 use super::{gc_controller, gcw, handshake::acknowledged, markroot};
-use crate::{failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
+use crate::{api::Inside, failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
 
 /// Why a cycle was started. The numbers are those of `coheap_gc_cycles_total{trigger}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,9 @@ impl Proc {
     }
 
     fn gc_start(&self, phase: PhaseWord, trigger: Trigger) {
+        // In a scope: a P that is late in here has not acknowledged the barrier, so what it resets below is not in use yet; and
+        // whoever stops the world stops sweeping too.
+        let _inside = (!self.inside.get()).then(|| Inside::enter(self));
         if self.seen.get() != phase || !acknowledged(&self.seg, phase) || !self.sweep_all() {
             return;
         }

@@ -74,7 +74,7 @@ fn line(segment: &Segment, cycle: u32) -> String {
     let mb = |bytes: u64| bytes >> 20;
     let procs = super::gc_controller::active_procs(segment);
     let first = segment
-        .procs
+        .used_procs()
         .iter()
         .filter_map(|r| Some(r.leased_at_ns.load(Relaxed)).filter(|&t| t != 0))
         .min()

@@ -130,9 +130,7 @@ impl Proc {
                     return false;
                 };
                 let full = self.gcw.bufs[1].get();
-                self.set_buf(1, fresh);
-                self.rec.now.0.workbuf.store(full, Release);
-                self.publish_buf(full as usize - 1);
+                self.replace_spare(fresh, full);
             }
             self.swap_bufs();
             return true;
@@ -176,12 +174,13 @@ impl Proc {
             }
             if won {
                 let empty = self.gcw.bufs[0].get();
+                self.rec.now.0.workbuf2.store(empty, Release);
                 self.set_buf(0, i as u32 + 1);
-                self.rec.now.0.workbuf.store(empty, Release);
                 if empty != 0 {
                     self.free_buf(empty as usize - 1);
                 }
                 self.rec.now.0.workbuf.store(0, Release);
+                self.rec.now.0.workbuf2.store(0, Release);
                 return true;
             }
         }
@@ -198,10 +197,17 @@ impl Proc {
         let Some(fresh) = self.take_free_buf() else {
             return;
         };
+        self.replace_spare(fresh, spare);
+    }
+
+    /// Puts `fresh` in the place of the spare buffer `full`, which is published. Both are recorded until it is done.
+    fn replace_spare(&self, fresh: u32, full: u32) {
+        self.rec.now.0.workbuf2.store(full, Release);
         self.set_buf(1, fresh);
-        self.rec.now.0.workbuf.store(spare, Release);
-        self.publish_buf(spare as usize - 1);
         self.rec.now.0.workbuf.store(0, Release);
+        failpoint!("gcw.replaced");
+        self.publish_buf(full as usize - 1);
+        self.rec.now.0.workbuf2.store(0, Release);
     }
 
     /// Gives both buffers up: published where they hold work, free otherwise (G2). Says "dirty", because a round must not end

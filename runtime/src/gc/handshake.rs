@@ -17,7 +17,7 @@ pub(crate) fn acknowledged(segment: &Segment, phase: PhaseWord) -> bool {
 /// P's that are inside a scope they entered under an older phase.
 pub(crate) fn laggards(segment: &Segment, phase: PhaseWord) -> impl Iterator<Item = usize> + '_ {
     segment
-        .procs
+        .used_procs()
         .iter()
         .enumerate()
         .filter_map(move |(p, record)| {

@@ -17,7 +17,7 @@ use shm_layout::{
     CHUNK_PAGES, GRANULE_BYTES, PAGE_BYTES, PAGE_GRANULES, Ref,
     proc::ProcRecord,
     tables::{ShapeRecord, scan},
-    word::{PhaseWord, ProcWord, RootWord, SpanWord, TaskWord},
+    word::{ProcWord, RootWord, SpanWord, TaskWord},
 };
 
 use crate::{
@@ -132,22 +132,13 @@ fn check_object(segment: &Segment, r: Ref) -> std::result::Result<usize, String>
     let index = offset / step;
     let taken = (index as u32) < span.free_index.load(Relaxed)
         || marks::is_marked(segment.marks_of(u32::from(word.sweepgen())), r);
-    let phase = segment.phase();
-    let unswept =
-        word.sweepgen() != sweep::sweepgen_of(phase.with_kind(resumed_kind(segment, phase)));
+    let phase = segment.running_phase();
+    let unswept = word.sweepgen() != sweep::sweepgen_of(phase);
     let dead = unswept && !marks::is_marked(segment.marks_of(phase.cycle()), r);
     match (taken, dead) {
         (false, _) => Err(format!("slot {index} is free")),
         (true, true) => Err("unmarked in the cycle that has just ended".into()),
         (true, false) => Ok(bytes),
-    }
-}
-
-fn resumed_kind(segment: &Segment, phase: PhaseWord) -> u8 {
-    if phase.kind() == PhaseWord::STOPPED {
-        segment.hdr.gc.stop_resume.load(Acquire) as u8
-    } else {
-        phase.kind()
     }
 }
 
@@ -227,7 +218,7 @@ fn check_tasks(segment: &Segment, report: &mut Report) {
     let high = segment.hdr.sched.task_high.load(Acquire) as usize;
     let queued = |task: usize| {
         let bit = segment.task_run.bits[task / 64].load(Acquire) >> (task % 64) & 1 != 0;
-        bit || segment.procs.iter().any(|r| in_ring(r, task))
+        bit || segment.used_procs().iter().any(|r| in_ring(r, task))
     };
     for (i, task) in segment.tasks[..high].iter().enumerate() {
         let word = TaskWord(task.word.load(Acquire));
@@ -262,7 +253,7 @@ fn in_ring(record: &ProcRecord, task: usize) -> bool {
 }
 
 fn check_procs(segment: &Segment, report: &mut Report) {
-    for (p, record) in segment.procs.iter().enumerate() {
+    for (p, record) in segment.used_procs().iter().enumerate() {
         if ProcWord(record.word.0.load(Acquire)).state() == ProcWord::VACANT
             && record.now.0.intent.load(Acquire) != 0
         {
@@ -271,6 +262,27 @@ fn check_procs(segment: &Segment, report: &mut Report) {
                 .push(format!("P{p} is vacant and has an intent"));
         }
     }
+}
+
+/// A reference in words, for reports.
+pub(crate) fn describe(segment: &Segment, r: Ref) -> String {
+    let page = r as usize / PAGE_GRANULES;
+    let head = segment.span_head(page);
+    let span = &segment.spans[head];
+    let word = SpanWord(span.word.load(Acquire));
+    let bytes = segment.shapes[span.shape.load(Relaxed) as usize]
+        .bytes
+        .load(Relaxed);
+    let index = (r as usize - head * PAGE_GRANULES) * GRANULE_BYTES / (bytes as usize).max(1);
+    format!(
+        "slot {index} of {bytes} bytes, free_index {}, span state {} of P{} generation {}, marks {} {}",
+        span.free_index.load(Relaxed),
+        word.state(),
+        word.p(),
+        word.sweepgen(),
+        marks::is_marked(segment.marks[0], r),
+        marks::is_marked(segment.marks[1], r)
+    )
 }
 
 /// A walk over everything reachable, with a private visited set.
@@ -333,7 +345,7 @@ fn each_root(segment: &Segment, f: &mut dyn FnMut(Ref)) {
     for r in segment.roots {
         root(RootWord(r.value.load(Acquire)).reference());
     }
-    for (p, record) in segment.procs.iter().enumerate() {
+    for (p, record) in segment.used_procs().iter().enumerate() {
         if ProcWord(record.word.0.load(Acquire)).state() != ProcWord::VACANT
             && record.armed.load(Acquire) == 1
         {

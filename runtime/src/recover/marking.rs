@@ -15,7 +15,7 @@ use crate::{
 /// Settles buffers, in-flight references and root job. Returns how many grey references were taken over.
 pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
     let now = &segment.procs[dead.p as usize].now.0;
-    for buf in [&now.gcw[0], &now.gcw[1], &now.workbuf] {
+    for buf in [&now.gcw[0], &now.gcw[1], &now.workbuf, &now.workbuf2] {
         let i = buf.load(Acquire);
         if i != 0 {
             gcw::settle_buf(segment, dead, i as usize - 1);
@@ -32,7 +32,7 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
 /// What was recorded and not cleared may be marked and in nobody's keeping (rule 3): marked and pushed, again if need be.
 fn push_again(segment: &Segment, dead: Owner) -> usize {
     let now = &segment.procs[dead.p as usize].now.0;
-    let phase = segment.phase();
+    let phase = segment.running_phase();
     if !phase.barrier() {
         // Off: the records concern a cycle whose marking is over.
         return 0;

@@ -55,14 +55,14 @@ pub struct DeathReport {
 /// assert!(coheap::recover::recover_dead(&segment).is_empty());
 /// ```
 pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
-    if !segment.procs.iter().any(needs_recovery) {
+    if !segment.used_procs().iter().any(needs_recovery) {
         return Vec::new();
     }
     let Some(_lock) = RecoveryLock::try_take(segment.hdr) else {
         return Vec::new();
     };
     let mut reports = Vec::new();
-    for p in 0..segment.procs.len() {
+    for p in 0..segment.used_procs().len() {
         if needs_recovery(&segment.procs[p]) {
             reports.extend(recover_one(segment, p));
         }
@@ -146,6 +146,7 @@ fn vacate(record: &ProcRecord, word: ProcWord) {
         &now.sweep_span,
         &now.sweep_block,
         &now.workbuf,
+        &now.workbuf2,
         &now.worker,
         &now.gcw[0],
         &now.gcw[1],

@@ -206,6 +206,7 @@ impl Proc {
 
     fn background_sweep(&self) -> bool {
         self.rec.activity.store(activity::SWEEP, Relaxed);
+        let _inside = Inside::enter(self);
         self.sweep_some()
     }
 
@@ -307,7 +308,11 @@ impl Proc {
         };
         self.rec.activity.store(activity::TASK, Relaxed);
         self.rec.preempt.store(0, Relaxed);
-        self.trace(ev::GO_START, task as u32, kind as u32);
+        self.rec
+            .stats
+            .0
+            .edge_at_ns
+            .store(self.trace(ev::GO_START, task as u32, kind as u32), Relaxed);
         let again = {
             let _inside = Inside::enter(self);
             failpoint!("task.running");

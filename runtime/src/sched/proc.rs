@@ -200,6 +200,8 @@ fn claim_record(segment: &Segment, pid: u32) -> Result<(usize, ProcWord)> {
         if seen.state() != ProcWord::VACANT {
             continue;
         }
+        // SeqCst, before the claim: a record beyond the mark is never leased.
+        segment.hdr.sched.proc_high.fetch_max(p as u32 + 1, SeqCst);
         let joining = seen
             .with_state(ProcWord::JOINING)
             .with_pid(pid)

@@ -138,7 +138,7 @@ impl Proc {
     /// Is there anything in our queue, or in the global one, or to be stolen? The question before sleeping.
     pub(crate) fn any_runnable(&self) -> bool {
         self.has_other_work()
-            || self.seg.procs.iter().any(|r| {
+            || self.seg.used_procs().iter().any(|r| {
                 r.runnext.load(SeqCst) != 0
                     || r.runq_head.0.load(SeqCst) != r.runq_tail.0.load(SeqCst)
             })
@@ -153,7 +153,7 @@ impl Proc {
 
     /// Steals half of another P's ring, or its `runnext`, and claims one of it.
     pub(crate) fn steal_work(&self) -> Option<usize> {
-        let procs = self.seg.procs.len();
+        let procs = self.seg.used_procs().len();
         let start = self.rng.borrow_mut().usize(0..procs);
         for round in 0..2 {
             for k in 0..procs {

@@ -408,7 +408,7 @@ fn lost_page(segment: &Segment, dead: Owner, page: usize) -> bool {
 }
 
 fn intended(segment: &Segment, dead: Owner, page: usize) -> bool {
-    segment.procs.iter().enumerate().any(|(p, record)| {
+    segment.used_procs().iter().enumerate().any(|(p, record)| {
         let intent = IntentWord(record.now.0.intent.load(SeqCst));
         let start = intent.start() as usize;
         p != dead.p as usize

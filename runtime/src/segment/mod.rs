@@ -213,6 +213,15 @@ impl Segment {
         shm_layout::header::LAYOUT_VERSION
     }
 
+    /// The collector's phase; while the world is stopped, the one it was stopped in.
+    pub(crate) fn running_phase(&self) -> PhaseWord {
+        let phase = self.phase();
+        if phase.kind() == PhaseWord::STOPPED {
+            return phase.with_kind(self.hdr.gc.stop_resume.load(Acquire) as u8);
+        }
+        phase
+    }
+
     /// The collector's phase.
     #[inline]
     pub(crate) fn phase(&self) -> PhaseWord {
@@ -228,6 +237,16 @@ impl Segment {
 }
 
 impl Inner {
+    /// The P records ever leased.
+    #[inline]
+    pub(crate) fn used_procs(&self) -> &'static [ProcRecord] {
+        &self.procs[..self
+            .hdr
+            .sched
+            .proc_high
+            .load(std::sync::atomic::Ordering::SeqCst) as usize]
+    }
+
     /// Address of the object that `r` names. Arithmetic only; whether it may be touched is the caller's argument.
     #[inline]
     pub(crate) fn object(&self, r: Ref) -> *mut u8 {

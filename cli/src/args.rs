@@ -101,9 +101,9 @@ impl From<Mode> for coheap_protocol::StopMode {
 pub enum Command {
     /// Start a daemon in the background
     Start {
-        /// Workers to start with it
-        #[arg(short = 'n', long, default_value_t = 0)]
-        workers: u16,
+        /// Workers to keep; without it those of the configuration, or of the heap that is taken over
+        #[arg(short = 'n', long)]
+        workers: Option<u16>,
         /// Wait until all workers are attached
         #[arg(short, long)]
         wait: bool,

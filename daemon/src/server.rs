@@ -704,6 +704,11 @@ impl Daemon {
             return;
         };
         let now = Instant::now();
+        // The watcher's report may be in the queue already.
+        self.events
+            .take()
+            .into_iter()
+            .for_each(|event| self.happened(event));
         let deaths = heap::recover(&self.segment);
         self.recovered(deaths);
         let (cause, exited_well) = cause(status);

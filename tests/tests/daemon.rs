@@ -200,7 +200,7 @@ fn a_daemon_that_was_killed_is_succeeded_and_the_workers_live_on() {
     eventually("the lock is free", || {
         sandbox.coheap(&["--name", "a", "status"]).status.code() == Some(3)
     });
-    sandbox.ok(&["--name", "a", "start", "-w", "-n", "3"]);
+    sandbox.ok(&["--name", "a", "start", "-w"]);
     let second = sandbox.status("a");
     assert_eq!(second["adopted"], true);
     assert_eq!(second["incarnation"], first["incarnation"]);

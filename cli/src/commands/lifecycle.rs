@@ -15,15 +15,18 @@ use std::{
 };
 
 /// Starts a daemon in the background. The daemon's own starter says what is wrong, if something is.
-pub fn start(global: &Global, workers: u16, wait: bool, heap: &HeapOptions) -> Result<u8, Failure> {
+pub fn start(
+    global: &Global,
+    workers: Option<u16>,
+    wait: bool,
+    heap: &HeapOptions,
+) -> Result<u8, Failure> {
     let program = private::find_daemon();
     let mut command = Command::new(&program);
-    command.args([
-        "--name",
-        connect::name(global)?.as_str(),
-        "--workers",
-        &workers.to_string(),
-    ]);
+    command.args(["--name", connect::name(global)?.as_str()]);
+    if let Some(workers) = workers {
+        command.args(["--workers", &workers.to_string()]);
+    }
     command.args(private::heap_flags(heap)).stdin(Stdio::null());
     if global.quiet || global.json {
         command.stdout(Stdio::null());
@@ -39,7 +42,7 @@ pub fn start(global: &Global, workers: u16, wait: bool, heap: &HeapOptions) -> R
             .unwrap_or(codes::FAILED));
     }
     if wait {
-        wait_for_workers(global, workers)?;
+        wait_for_workers(global)?;
     }
     if global.json {
         show::json(&status_of(global)?);
@@ -56,17 +59,17 @@ fn status_of(global: &Global) -> Result<Status, Failure> {
     connect::one(status)
 }
 
-fn wait_for_workers(global: &Global, workers: u16) -> Result<(), Failure> {
+fn wait_for_workers(global: &Global) -> Result<(), Failure> {
     let deadline = Instant::now() + global.timeout;
     loop {
         let status = status_of(global)?;
-        if status.workers_attached >= u32::from(workers) {
+        if status.workers_attached >= status.workers_wanted {
             return Ok(());
         }
         if Instant::now() >= deadline {
             let what = format!(
-                "{} of {workers} workers attached in {:?}",
-                status.workers_attached, global.timeout
+                "{} of {} workers attached in {:?}",
+                status.workers_attached, status.workers_wanted, global.timeout
             );
             return Err(Failure::new(
                 codes::TIMEOUT,
@@ -114,5 +117,5 @@ pub fn restart(global: &Global, mode: Mode, heap: &HeapOptions) -> Result<u8, Fa
     let status = status_of(global)?;
     stop(global, mode)?;
     let workers = u16::try_from(status.workers_wanted).unwrap_or(u16::MAX);
-    start(global, workers, workers > 0, heap)
+    start(global, Some(workers), true, heap)
 }

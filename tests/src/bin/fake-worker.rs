@@ -79,6 +79,7 @@ impl Fake {
                     channel.send(&WorkerSays::Submitted { run })?;
                 }
                 Ok(WorkerOrder::Collect { run, .. }) => channel.send(&self.collect(run))?,
+                Ok(WorkerOrder::Procs { .. }) => {}
                 Err(ControlError::TimedOut(_)) => {}
                 Err(error) => return Err(error),
             }

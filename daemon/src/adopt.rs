@@ -1,12 +1,17 @@
 //! Taking over the heap of a daemon that was killed.
 //!
 //! 1. `state.toml` names the incarnation and the workers that lived. None of them lives any more: nothing to adopt.
-//! 2. The living knock at the socket every 20 to 200 ms. The first that says "I hold that incarnation" and sends its
-//!    descriptor gives us the heap; its hello is kept and answered as soon as the daemon runs.
-//! 3. If every worker that lived ends meanwhile, or none comes in [`PATIENCE`], a new heap is made. A worker that was
-//!    merely stopped and comes later is refused: its heap is gone.
+//! 2. The descriptor stands in `/proc/PID/fd` of each of them, and the kernel lets the same user open it there, even if the
+//!    process is stopped. The incarnation inside the segment says whether it is the one: a pid that changed hands is
+//!    harmless.
+//! 3. Where `/proc` is closed to us, the living knock at the socket every 20 to 200 ms, and the first that says "I hold that
+//!    incarnation" sends its descriptor; its hello is kept and answered as soon as the daemon runs. If every worker that
+//!    lived ends meanwhile, or none comes in [`PATIENCE`], the workers of the old heap are ended and a new one is made.
 //!
 //! Everybody else who connects meanwhile waits in line.
+//!
+//! **Rejected:** knocking alone. A storm showed it: when the daemon died while all of its workers were stopped, nobody
+//! knocked, and a new heap was made beside one that was full of work.
 
 use crate::{error::DaemonError, heap, state::State};
 use coheap::{
@@ -16,7 +21,9 @@ use coheap::{
 use coheap_protocol::{Hello, decode};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::{
+    fs::OpenOptions,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -47,6 +54,10 @@ pub fn wait(listener: &Listener, state: &State) -> Result<Adoption, DaemonError>
         segment: None,
         callers: Vec::new(),
     };
+    adoption.segment = state
+        .living()
+        .iter()
+        .find_map(|worker| take_from(worker.pid, state));
     let deadline = Instant::now() + PATIENCE;
     while adoption.segment.is_none() && Instant::now() < deadline && !state.living().is_empty() {
         doze(listener, &adoption.callers)?;
@@ -67,6 +78,23 @@ pub fn wait(listener: &Listener, state: &State) -> Result<Adoption, DaemonError>
         }
     }
     Ok(adoption)
+}
+
+/// Opens the segment through the descriptor table of a process that holds it.
+fn take_from(pid: u32, state: &State) -> Option<Segment> {
+    let table = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let named = heap::path_of(&state.backing.parse().ok()?);
+    let holds = |target: &Path| match &named {
+        Some(path) => target == path,
+        None => target.to_string_lossy().starts_with("/memfd:coheap:"),
+    };
+    let paths = table.flatten().map(|entry| entry.path());
+    let mut candidates =
+        paths.filter(|path| std::fs::read_link(path).is_ok_and(|target| holds(&target)));
+    candidates.find_map(|path| {
+        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        open(file.into(), state.incarnation(), state.incarnation())
+    })
 }
 
 fn doze(listener: &Listener, callers: &[Caller]) -> Result<(), DaemonError> {

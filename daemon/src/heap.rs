@@ -195,7 +195,8 @@ pub fn remove_stale(backing: &str) {
     }
 }
 
-fn path_of(backing: &Backing) -> Option<PathBuf> {
+/// Where the segment has a name.
+pub fn path_of(backing: &Backing) -> Option<PathBuf> {
     match backing {
         Backing::Memfd => None,
         Backing::Shm(name) => Some(Path::new("/dev/shm").join(name)),

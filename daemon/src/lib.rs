@@ -33,6 +33,7 @@ pub mod outbox;
 pub mod restart;
 pub mod runs;
 pub mod server;
+pub mod session;
 pub mod state;
 pub mod stop;
 pub mod storm;

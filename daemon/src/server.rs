@@ -19,7 +19,7 @@ use crate::{
     runs::{Run, Stage},
     state::State,
     stop::{Step, Stopping},
-    workers::{Crew, Launch, cause, find_program},
+    workers::{Crew, Launch, cause, end_lost, find_program},
 };
 use coheap::{
     control::{ControlError, Instance, Listener, Peer, Received, RuntimeDir, Socket},
@@ -88,7 +88,7 @@ pub struct Daemon {
     pub(crate) adopted: bool,
     procs_asked: Option<u16>,
     procs_told: Option<(u16, Instant)>,
-    state_is_old: bool,
+    pub(crate) state_is_old: bool,
     exit_code: u8,
 }
 
@@ -141,6 +141,7 @@ impl Daemon {
         let segment = match segment {
             Some(segment) => segment,
             None => {
+                left.iter().for_each(|state| end_lost(&state.living()));
                 stale.iter().for_each(|backing| heap::remove_stale(backing));
                 heap::create(&config)?
             }

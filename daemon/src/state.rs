@@ -15,6 +15,9 @@ pub struct WorkerState {
     pub pid: u32,
     /// When that process started, in clock ticks since boot: with the pid, an identity.
     pub started: u64,
+    /// Whether a person stopped it (`coheap stop P`), so that it must stay so.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// What a daemon leaves behind.
@@ -84,7 +87,11 @@ mod tests {
     fn a_reused_pid_is_nobody() {
         let me = std::process::id();
         let born = started(me).expect("I live");
-        let worker = |started| WorkerState { pid: me, started };
+        let worker = |started| WorkerState {
+            pid: me,
+            started,
+            held: false,
+        };
         let state = State {
             incarnation: "0x2a".into(),
             backing: "memfd".into(),

@@ -239,8 +239,10 @@ impl Daemon {
         };
         worker.doomed |= signal == SignalKind::Kill;
         worker.stopped = signal == SignalKind::Stop;
+        worker.held = worker.stopped;
         worker.signal(number);
         log::warn!("ev=proc.signal p={p} pid={} signal={signal:?}", worker.pid);
+        self.state_is_old = true;
         self.rows(tool, Vec::new());
     }
 }

@@ -7,14 +7,15 @@
 //! **Invariants.**
 //! - *W1.* A worker leaves [`Crew`] only when its pidfd is readable: never by a timer, a closed socket or its own word.
 //! - *W2.* Signals go through the pidfd.
-//! - *W3.* Children are started by `Command` from the poll loop's thread, each in a process group of its own: Ctrl-C in a
-//!   terminal reaches the daemon only.
+//! - *W3.* Children are started by `Command` from the poll loop's thread, each in a session of its own ([`session`]): Ctrl-C
+//!   in a terminal reaches the daemon only.
 //! - *W4.* A child's standard error is the log or the daemon's own, never a pipe: a full pipe would stop a worker.
 
 use crate::{
     error::DaemonError,
     outbox::Outbox,
     restart::{History, Verdict},
+    session,
     state::{WorkerState, started},
 };
 use coheap_protocol::WorkerOrder;
@@ -22,10 +23,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
-    os::{
-        fd::OwnedFd,
-        unix::process::{CommandExt, ExitStatusExt},
-    },
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Instant,
@@ -51,7 +49,8 @@ impl Launch {
             .split_first()
             .ok_or_else(|| DaemonError::NoWorker(PathBuf::new()))?;
         let mut command = Command::new(program);
-        command.args(args).process_group(0).stdin(Stdio::null());
+        command.args(args).stdin(Stdio::null());
+        session::separate(&mut command);
         command
             .env("COHEAP_SOCKET", &self.socket)
             .env("COHEAP_P_HINT", place.to_string());
@@ -93,6 +92,8 @@ pub struct Worker {
     pub leaving: bool,
     /// We stopped it.
     pub stopped: bool,
+    /// A person stopped it: it stays so, whatever becomes of this daemon.
+    pub held: bool,
     child: Option<Child>,
 }
 
@@ -356,6 +357,7 @@ impl Crew {
             doomed: false,
             leaving: false,
             stopped: false,
+            held: false,
             child: None,
         };
         self.workers.insert(id, worker);
@@ -372,8 +374,17 @@ impl Crew {
                 continue;
             };
             // Asked again now that the pidfd pins the process: the pid may have changed hands before.
-            if started(worker.pid) == Some(worker.started) {
-                self.add(worker.pid, pidfd, Some(place), "coheap-worker", now);
+            if started(worker.pid) != Some(worker.started) {
+                continue;
+            }
+            let id = self.add(worker.pid, pidfd, Some(place), "coheap-worker", now);
+            let Some(entry) = self.workers.get_mut(&id) else {
+                continue;
+            };
+            (entry.stopped, entry.held) = (worker.held, worker.held);
+            if !worker.held {
+                // The storm of the daemon before may have stopped it, and it alone knew.
+                entry.signal(Signal::CONT);
             }
         }
     }
@@ -449,9 +460,30 @@ impl Crew {
             Some(WorkerState {
                 pid: w.pid,
                 started: started(w.pid)?,
+                held: w.held,
             })
         })
         .collect()
+    }
+}
+
+/// Ends workers of a heap that could not be taken over: nobody else would, and stopped ones would stay for ever.
+pub fn end_lost(lost: &[WorkerState]) {
+    for worker in lost {
+        let Some(pid) = Pid::from_raw(worker.pid.cast_signed()) else {
+            continue;
+        };
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        // Asked again now that the pidfd pins the process.
+        if started(worker.pid) == Some(worker.started) {
+            log::warn!(
+                "ev=proc.lost pid={} msg=\"its heap could not be taken over\"",
+                worker.pid
+            );
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
     }
 }
 

@@ -210,6 +210,28 @@ fn a_daemon_that_was_killed_is_succeeded_and_the_workers_live_on() {
 }
 
 #[test]
+fn a_heap_is_taken_over_although_all_of_its_workers_are_stopped() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["--name", "b", "start", "-w", "-n", "2"]);
+    let first = sandbox.status("b");
+    // One by a person, who means it; one by somebody who is gone.
+    sandbox.ok(&["--name", "b", "stop", "0"]);
+    let workers = sandbox.worker_pids("b");
+    workers.iter().for_each(|&pid| signal(pid, "STOP"));
+    signal(first["daemon_pid"].as_u64().expect("a pid") as u32, "KILL");
+    eventually("the lock is free", || {
+        sandbox.coheap(&["--name", "b", "status"]).status.code() == Some(3)
+    });
+    sandbox.ok(&["--name", "b", "start"]);
+    assert_eq!(sandbox.status("b")["incarnation"], first["incarnation"]);
+    eventually("the other one came back", || {
+        sandbox.status("b")["workers_attached"] == 1
+    });
+    sandbox.ok(&["--name", "b", "stop"]);
+    assert!(!workers.iter().any(|&pid| exists(pid)));
+}
+
+#[test]
 fn a_stop_of_any_mode_leaves_neither_process_nor_file() {
     for mode in ["smart", "fast", "immediate"] {
         let sandbox = Sandbox::new();

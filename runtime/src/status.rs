@@ -126,6 +126,15 @@ pub struct TaskStatus {
     pub error: String,
 }
 
+/// A failed task's error. The task keeps the text alive, as a root, for as long as it is failed.
+fn error_text(segment: &Segment, r: u32, word: TaskWord) -> String {
+    if r == 0 || word.state() != TaskWord::FAILED {
+        String::new()
+    } else {
+        crate::gc::verify::read_text(segment, r)
+    }
+}
+
 fn phase_name(kind: u8) -> &'static str {
     match kind {
         PhaseWord::OFF => "off",
@@ -305,7 +314,7 @@ impl Segment {
                     attempts: word.attempts(),
                     steps: t.steps.load(Relaxed),
                     error_code: t.error_code.load(Relaxed),
-                    error: String::new(),
+                    error: error_text(self, t.error.load(Acquire), word),
                 }
             })
             .collect()

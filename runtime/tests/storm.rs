@@ -227,7 +227,7 @@ fn main() {
                 .unwrap()
             })
             .collect();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(12);
         while !p.enter(|cx| fans.iter().all(|f| f.is_over(cx))) {
             std::thread::sleep(Duration::from_micros(rng.u64(100..6000)));
             if killed < kills {
@@ -250,7 +250,7 @@ fn main() {
             }
             assert!(
                 Instant::now() < deadline,
-                "stuck: {:#?} {:#?}",
+                "stuck: {:?} {:?}",
                 segment.status(),
                 segment.list_tasks(100)
             );

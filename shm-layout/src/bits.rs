@@ -1,9 +1,11 @@
 //! Concurrent bitmaps over words of the segment: ways to *find* records, never the truth about them.
 //!
 //! A [`Finder`] is a two-level bitmap: a word of the upper level says which 64 words below may hold a set bit. Setting goes
-//! bottom up, clearing top down with a second look, so a set bit is always found by a scan that starts after `set` returned.
-//! **If its user dies** between the two levels, the upper bit may be missing: recovery calls [`Finder::set`] again, which is
-//! idempotent; or the upper bit may be set over an empty word, which the next scan clears.
+//! bottom up, clearing top down with a second look: between the two looks of a clearing a set bit can be hidden from
+//! [`Finder::first`] and [`Finder::any`] for a moment. They are for finding work; whoever *concludes* something from "none" asks
+//! [`Finder::none_below`], which reads the lower level.
+//! **If its user dies** between the two levels, the upper bit may be missing: recovery calls [`Finder::mend_below`]; or it may be
+//! set over an empty word, which the next clearing settles.
 
 use core::sync::atomic::{
     AtomicU64,
@@ -68,7 +70,23 @@ impl Finder<'_> {
         }
     }
 
-    /// Is any record marked? A hint: it may change at once.
+    /// Is no record below `records` marked? Exact: a mark whose `set` returned before this call is seen.
+    pub fn none_below(&self, records: usize) -> bool {
+        self.bits[..records.div_ceil(64)]
+            .iter()
+            .all(|w| w.load(SeqCst) == 0)
+    }
+
+    /// Repairs the upper level over the first `records` records.
+    pub fn mend_below(&self, records: usize) {
+        for (w, word) in self.bits[..records.div_ceil(64)].iter().enumerate() {
+            if word.load(SeqCst) != 0 {
+                self.upper[w / 64].fetch_or(1 << (w % 64), SeqCst);
+            }
+        }
+    }
+
+    /// Is any record marked? A hint: it may change at once, and miss one that is being hidden (see the module).
     pub fn any(&self) -> bool {
         self.first(0).is_some()
     }

@@ -52,6 +52,8 @@ pub struct Gc {
     pub stop_resume: AtomicU32,
     /// 1 when work buffers ran out and marked objects wait in nobody's keeping: the heap is rescanned. Primary.
     pub overflow: AtomicU32,
+    /// A step ran out of memory: no tasks run before this cycle has ended.
+    pub starved_cycle: AtomicU32,
     /// Cycles asked for by people, as a cycle number to reach.
     pub requested_cycle: AtomicU32,
     /// Trigger of the running cycle: 0 pace, 1 limit, 2 forced, 3 periodic, 4 death.

@@ -54,6 +54,13 @@ pub(crate) enum Park {
     Lost,
 }
 
+/// Is some worker being run?
+pub(crate) fn any_worker_running(segment: &Segment) -> bool {
+    used_workers(segment)
+        .iter()
+        .any(|w| WorkerWord(w.word.load(SeqCst)).state() == WorkerWord::RUNNING)
+}
+
 /// The worker records ever used.
 pub(crate) fn used_workers(segment: &Segment) -> &'static [WorkerRecord] {
     // SeqCst: raised before a record is first claimed; partner of the double look in `gc_mark_done`.
@@ -89,6 +96,23 @@ impl Proc {
             {
                 self.start_worker(p, slot);
             }
+        }
+    }
+
+    /// In a cycle: starts a worker for this P if it has none, because it joined after the cycle began or because its worker died.
+    /// A worker that is away in `gc_mark_done` is not replaced; the one that comes second to the slot would exit.
+    fn ensure_own_worker(&self) {
+        let slot = SlotWord(self.seg.slots[self.index()].word.load(Acquire));
+        if slot != SlotWord::empty(self.inc) {
+            return;
+        }
+        let home = (self.me.p as u64) << 32 | u64::from(self.inc);
+        let away = |w: &WorkerRecord| {
+            let free = WorkerWord(w.word.load(Acquire)).state() == WorkerWord::FREE;
+            !free && w.home.load(Acquire) == home
+        };
+        if !used_workers(&self.seg).iter().any(away) {
+            self.start_worker(self.index(), slot);
         }
     }
 
@@ -225,6 +249,7 @@ impl Proc {
         if !phase.blacken() {
             return None;
         }
+        self.ensure_own_worker();
         if !gc_mark_work_available(&self.seg, phase) {
             // Nobody left to end the cycle: the last one out died, or two looked at the same time and each saw the other.
             return if any_worker_active(&self.seg) {

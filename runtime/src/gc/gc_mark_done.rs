@@ -20,10 +20,7 @@ use shm_layout::{
 };
 
 use super::{
-    checkmark,
-    gc_bg_mark_worker::{gc_mark_work_available, used_workers},
-    gc_controller, gctrace,
-    handshake::acknowledged,
+    checkmark, gc_bg_mark_worker::used_workers, gc_controller, gctrace, handshake::acknowledged,
     markroot, verify,
 };
 use crate::{failpoint, sched::proc::Proc, time::now_ns};
@@ -179,10 +176,12 @@ impl Proc {
             .iter()
             .enumerate()
             .any(|(i, &w)| i != g && WorkerWord(w).state() == WorkerWord::RUNNING);
-        if others_run
-            || gc_mark_work_available(&self.seg, phase)
-            || !markroot::all_done(&self.seg, phase.cycle())
-        {
+        // Exact: "none" is a conclusion here, not a hint.
+        let none_published = self
+            .seg
+            .buf_full
+            .none_below(self.seg.hdr.sched.workbuf_high.load(SeqCst) as usize);
+        if others_run || !none_published || !markroot::all_done(&self.seg, phase.cycle()) {
             return false;
         }
         failpoint!("mark_done.looked");

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use shm_layout::{trace::ev, word::PhaseWord};
 
-use super::{gc_controller, gcw, handshake::acknowledged, markroot};
+use super::{
+    gc_bg_mark_worker::any_worker_running, gc_controller, handshake::acknowledged, markroot,
+};
 use crate::{api::Inside, failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
 
 /// Why a cycle was started. The numbers are those of `coheap_gc_cycles_total{trigger}`.
@@ -90,7 +92,10 @@ impl Proc {
         if self.seen.get() != phase || !acknowledged(&self.seg, phase) || !self.sweep_all() {
             return;
         }
-        gcw::discard_stale(&self.seg);
+        // A worker that was claimed when the last cycle ended may still be on its way out; it must not meet this one's work.
+        if any_worker_running(&self.seg) {
+            return;
+        }
         self.gc_bg_mark_start_workers();
         self.gc_bg_mark_prepare(phase.cycle().wrapping_add(1), trigger);
         failpoint!("gc.prepared");

@@ -5,7 +5,8 @@
 //! the buffer's word, after which its bit in the finder is set.
 //!
 //! **Invariants.** G1: a reference in a buffer below `len` is grey: marked, not yet scanned. G2: outside a scope and outside a
-//! mark worker a P's buffers are empty, so nobody needs to look into an outside P.
+//! mark worker a P's buffers are empty, so nobody needs to look into an outside P. G3: while the phase is "off" no buffer is
+//! published.
 //! **If the owner dies** its buffers are published or freed by recovery, after which its in-flight references are pushed again.
 //! **Rejected:** an unbounded mark stack per P (256 of them), Go's lock-free lists (a popped node in a dead register is lost).
 
@@ -17,7 +18,7 @@ use std::{
 use shm_layout::{
     Ref,
     geometry::WORKBUF_STEP,
-    word::{BufWord, Owner},
+    word::{BufWord, Owner, PhaseWord},
     workbuf::{WORKBUF_BYTES, WORKBUF_REFS, Workbuf},
 };
 
@@ -212,7 +213,11 @@ impl Proc {
 
     /// Gives both buffers up: published where they hold work, free otherwise (G2). Says "dirty", because a round must not end
     /// that did not see this work (rule 4).
+    ///
+    /// A scope that is older than the end of marking may have shaded objects made after it. They concern no cycle, and the next one
+    /// cannot begin before this scope has ended (G3): dropped.
     pub(crate) fn gcw_dispose(&self) {
+        let over = self.seg.running_phase().kind() == PhaseWord::OFF;
         for k in [1, 0] {
             let index = self.gcw.bufs[k].get();
             if index == 0 {
@@ -220,7 +225,7 @@ impl Proc {
             }
             self.rec.now.0.workbuf.store(index, Release);
             self.set_buf(k, 0);
-            if self.seg.bufs[index as usize - 1].len.load(Relaxed) > 0 {
+            if self.seg.bufs[index as usize - 1].len.load(Relaxed) > 0 && !over {
                 self.seg.hdr.gc.dirty.0.store(1, SeqCst);
                 self.publish_buf(index as usize - 1);
             } else {
@@ -298,36 +303,22 @@ fn new_buf(segment: &Segment) -> Result<Option<usize>> {
     }
 }
 
-/// Before a cycle: buffers published after the last one ended hold nothing that counts (their references were marked long
-/// since); they are emptied. Runs when every P has acknowledged "off", so nobody publishes.
-pub(crate) fn discard_stale(segment: &Segment) {
-    while let Some(i) = segment.buf_full.first(0) {
-        let word = BufWord(segment.buf_words[i].load(Acquire));
-        segment.buf_full.clear(i);
-        if word.state() == BufWord::FULL {
-            let free = word.moved(BufWord::FREE, Owner::new(0, 0));
-            if segment.buf_words[i]
-                .compare_exchange(word.0, free.0, AcqRel, Relaxed)
-                .is_ok()
-            {
-                segment.buf_free.set(i);
-            }
-        }
-    }
-    segment.hdr.gc.overflow.store(0, SeqCst);
-}
-
 /// Settles a buffer that `dead` may own: published when it holds work, free otherwise.
 pub(crate) fn settle_buf(segment: &Segment, dead: Owner, i: usize) {
     let word = BufWord(segment.buf_words[i].load(Acquire));
     match word.state() {
         BufWord::OWNED if word.owner() == dead => {
-            let full = segment.bufs[i].len.load(Acquire) > 0;
+            // G3: what was shaded after the end of marking concerns no cycle; the dead P's scope keeps the next from beginning.
+            let over = segment.running_phase().kind() == PhaseWord::OFF;
+            let full = segment.bufs[i].len.load(Acquire) > 0 && !over;
             if full {
                 crate::probe!(segment, WorkbufOwnedFull);
                 segment.hdr.gc.dirty.0.store(1, SeqCst);
             } else {
                 crate::probe!(segment, WorkbufOwnedEmpty);
+            }
+            if !full {
+                segment.bufs[i].len.store(0, Relaxed);
             }
             let to = word.moved(
                 if full { BufWord::FULL } else { BufWord::FREE },

@@ -405,6 +405,15 @@ fn each_mapped(at: *mut u8, shape: &ShapeRecord, words: usize, f: &mut dyn FnMut
     }
 }
 
+/// The text of a string object that something keeps alive; at most 4 KiB of it.
+pub(crate) fn read_text(segment: &Segment, r: Ref) -> String {
+    let at = segment.object(r);
+    let len = (load(at) as usize).min(4096);
+    // SAFETY: 1. A string is a count and that many bytes, which never change. 2. It is alive: see above.
+    let bytes = unsafe { std::slice::from_raw_parts(at.wrapping_add(8), len) };
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 fn load(at: *mut u8) -> u32 {
     // SAFETY: `at` is a four-byte aligned address inside an object, where its shape says "reference" or "count"; accessed as an
     // atomic by everybody.

@@ -181,6 +181,14 @@ impl Proc {
         let class = self.seg.shapes[shape].class.load(Relaxed) as usize;
         let pages = size_class::span_pages(class);
         let page = self.claim_pages(pages)?;
+        if crate::gc::gctrace::debug().checkmark {
+            let stale = marks::count(self.seg.marks[0], page, pages)
+                + marks::count(self.seg.marks[1], page, pages);
+            assert!(
+                stale == 0,
+                "free pages {page}+{pages} have {stale} mark bits"
+            );
+        }
         let word = self.fill_span(page, pages, shape);
         self.area.cached[i].store(page as u32 + 1, Release);
         failpoint!("cursor.recorded");

@@ -118,6 +118,7 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
         drop_handles(segment, p);
     }
     crate::gc::stop_the_world::release_dead(segment, dead);
+    mend_finders(segment);
     failpoint!("recover.settled");
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];
@@ -134,6 +135,23 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
         requeued,
         adopted,
     })
+}
+
+/// The dead may have stood between the two levels of a finder.
+fn mend_finders(segment: &Segment) {
+    let sched = &segment.hdr.sched;
+    segment
+        .task_run
+        .mend_below(sched.task_high.load(Acquire) as usize);
+    segment
+        .task_free
+        .mend_below(sched.task_high.load(Acquire) as usize);
+    segment
+        .buf_full
+        .mend_below(sched.workbuf_high.load(Acquire) as usize);
+    segment
+        .buf_free
+        .mend_below(sched.workbuf_high.load(Acquire) as usize);
 }
 
 /// The last step: what says that the P is inside a scope goes only now.

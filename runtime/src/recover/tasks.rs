@@ -46,6 +46,8 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
                     segment.task_free.set(task);
                 }
             }
+            // May have been made runnable by the dead and not queued yet. Standing in two queues is harmless.
+            TaskWord::RUNNABLE => put_global(segment, task),
             // May have stood in the dead P's private cache. In a living one's too: the reservation decides.
             TaskWord::FREE => {
                 segment.task_free.set(task);
@@ -53,6 +55,8 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
             _ => {}
         }
     }
+    // The dead may have been looking at the timers.
+    segment.hdr.sched.next_timer_ns.0.store(0, Release);
     settle_parked(segment, record.now.0.task.load(Acquire));
     drain_dead(segment, record);
     requeued

@@ -264,16 +264,11 @@ impl Proc {
         })
     }
 
-    /// After a step ran out of memory: no tasks until the collection it asked for has ended.
+    /// Has a step run out of memory, and the collection it asked for not ended yet? Then no P runs tasks: each would only meet
+    /// the full heap too, and lose one of its attempts.
     fn starved(&self) -> bool {
-        let wanted = self.starved_until.get();
-        wanted != 0 && {
-            let over = gc_start::finished_cycle(&self.seg) >= wanted;
-            if over {
-                self.starved_until.set(0);
-            }
-            !over
-        }
+        let wanted = self.seg.hdr.gc.starved_cycle.load(Relaxed);
+        wanted != 0 && gc_start::finished_cycle(&self.seg) < wanted
     }
 
     /// Makes sleeping tasks runnable whose time has come.
@@ -361,7 +356,11 @@ impl Proc {
         let attempts = word.attempts() + 1;
         let hungry = matches!(error, Error::HeapFull { .. } | Error::NoMemory { .. });
         if hungry && attempts <= ATTEMPTS_MAX {
-            self.starved_until.set(gc_start::request(&self.seg));
+            self.seg
+                .hdr
+                .gc
+                .starved_cycle
+                .fetch_max(gc_start::request(&self.seg), AcqRel);
             let again = word
                 .moved(TaskWord::RUNNABLE, Owner::new(0, 0))
                 .with_attempts(attempts);

@@ -143,6 +143,10 @@ pub(crate) fn is_over(segment: &Segment, join: Ref) -> bool {
 pub(crate) fn wake_task(segment: &Segment, task: usize) -> Option<usize> {
     let record = segment.tasks.get(task)?;
     let word = TaskWord(record.word.load(SeqCst));
+    if word.state() == TaskWord::RUNNABLE {
+        // Woken by somebody who may have died before queueing it.
+        put_global(segment, task);
+    }
     if word.state() != TaskWord::WAITING {
         return None;
     }

@@ -62,8 +62,6 @@ pub(crate) struct Proc {
     /// Cursor of (array type, size class), found by this process so far.
     pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
     pub tick: Cell<u32>,
-    /// Cycle that must have ended before this P runs tasks again; 0 none.
-    pub starved_until: Cell<u32>,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -144,7 +142,6 @@ impl Proc {
             task_cache: RefCell::new(Vec::new()),
             array_cursors: RefCell::new(Vec::new()),
             tick: Cell::new(0),
-            starved_until: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),
             )),

@@ -503,10 +503,8 @@ fn sum_up<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Summary<'a>> {
     for partial in part::in_order(cx, me.batches.load(cx))? {
         sum.files_read += partial.files;
         sum.unreadable += partial.unreadable;
-        let mut at = partial.problems.load(cx);
-        while let Some(problem) = at {
+        for problem in part::oldest_first(cx, partial.problems.load(cx)) {
             sum.problems = part::add_problem(cx, sum.problems, problem.text.load(cx))?;
-            at = problem.next.load(cx);
         }
     }
     Ok(sum)

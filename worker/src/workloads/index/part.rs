@@ -96,13 +96,20 @@ fn lines<'cx>(
     std::iter::successors(list, |p| p.next.load(cx))
 }
 
+/// The problems of a list, which is newest first, the other way round.
+pub fn oldest_first<'cx>(cx: &'cx Cx<'_>, list: Option<Gc<'cx, Problem>>) -> Vec<Gc<'cx, Problem>> {
+    let mut all: Vec<_> = lines(cx, list).collect();
+    all.reverse();
+    all
+}
+
 /// The list as text, oldest first, one a line.
 pub fn problem_text(cx: &Cx<'_>, list: Option<Gc<'_, Problem>>) -> String {
-    let mut texts: Vec<String> = lines(cx, list)
+    let texts: Vec<String> = oldest_first(cx, list)
+        .iter()
         .filter_map(|p| p.text.load(cx))
         .map(|t| String::from_utf8_lossy(t.as_bytes()).into_owned())
         .collect();
-    texts.reverse();
     texts.join("\n")
 }
 

@@ -254,6 +254,7 @@ impl Session<'_> {
                 "deaths": deaths, "daemon_restarts": restarts, "gc_cycles": self.last.gc_cycles,
             }));
         } else {
+            show::print(result["checks"].as_str().unwrap_or_default());
             let verdict = if outcome.ok { "done" } else { "WRONG" };
             let time = show_duration(elapsed);
             let seed = self.request.seed;
@@ -278,15 +279,31 @@ impl Session<'_> {
     }
 }
 
-/// A flat object as `key value, key value`.
+/// A flat object as `key value, key value`, without what is empty and without the lines of checks.
 fn flat(result: &serde_json::Value) -> String {
     let Some(object) = result.as_object() else {
         return result.to_string();
     };
+    let says = |v: &serde_json::Value| match v {
+        serde_json::Value::Array(list) => !list.is_empty(),
+        _ => v.as_u64() != Some(0),
+    };
     let plain = |v: &serde_json::Value| v.as_str().map_or(v.to_string(), str::to_owned);
-    object
+    let told = object
         .iter()
-        .map(|(k, v)| format!("{k} {}", plain(v)))
+        .filter(|(key, value)| !["checks", "ok"].contains(&key.as_str()) && says(value));
+    told.map(|(key, value)| format!("{key} {}", plain(value)))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_for_people_leaves_out_what_is_empty() {
+        let result = serde_json::json!({ "ok": true, "files": 3, "words": 0, "problems": [], "checks": "a\nb\n" });
+        assert_eq!(flat(&result), "files 3");
+    }
 }

@@ -29,6 +29,7 @@
 extern crate self as coheap;
 
 mod api;
+pub mod control;
 mod error;
 #[doc(hidden)]
 pub mod failpoint;
@@ -50,6 +51,6 @@ pub use api::{
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};
-pub use sched::{Idle, Join, Kinds, Next, Outcome, Step, Submitted, Task};
+pub use sched::{Idle, Join, JoinRef, Kinds, Next, Outcome, Step, Submitted, Task};
 pub use segment::{Backing, Segment, SegmentConfig};
 pub use status::{ProcStatus, Status, TaskStatus};

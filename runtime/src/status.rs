@@ -7,7 +7,12 @@ use shm_layout::{
     word::{PhaseWord, ProcWord, SlotWord, TaskWord, WorkerWord},
 };
 
-use crate::{names, recover::activity_name, segment::Segment};
+use crate::{
+    api::{GcStr, P},
+    names,
+    recover::activity_name,
+    segment::Segment,
+};
 
 /// The state of a heap.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -353,5 +358,31 @@ impl Segment {
                 )
             })
             .collect()
+    }
+}
+
+impl P {
+    /// Tasks that were given up, at most `limit`, with the texts of their errors: those are in the heap, so a P reads them.
+    ///
+    /// ```
+    /// let mut p = coheap::P::lease(coheap::Segment::create(&Default::default())?)?;
+    /// assert!(p.failed_tasks(10).is_empty());
+    /// # Ok::<(), coheap::Error>(())
+    /// ```
+    pub fn failed_tasks(&mut self, limit: usize) -> Vec<TaskStatus> {
+        let segment = self.segment().clone();
+        let mut failed = segment.list_tasks(usize::MAX);
+        failed.retain(|t| t.state == "failed");
+        failed.truncate(limit);
+        self.enter(|cx| {
+            for task in &mut failed {
+                // A failed task's record, its error included, stays as it is.
+                let error = cx.gc::<GcStr>(segment.tasks[task.task].error.load(Acquire));
+                task.error = error.map_or(String::new(), |e| {
+                    String::from_utf8_lossy(e.as_bytes()).into_owned()
+                });
+            }
+        });
+        failed
     }
 }

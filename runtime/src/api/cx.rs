@@ -158,6 +158,11 @@ impl<'p> Cx<'p> {
         self.proc.take_slot_slow(i)
     }
 
+    /// The heap it is a scope of.
+    pub fn segment(&self) -> &Segment {
+        &self.proc.seg
+    }
+
     /// Passes a safepoint: the collector's handshakes are acknowledged. No `Gc` can be alive here.
     #[inline]
     pub fn safepoint(&mut self) {

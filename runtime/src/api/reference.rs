@@ -76,6 +76,20 @@ impl<'cx, T> Gc<'cx, T> {
         self.at.as_ptr().cast()
     }
 
+    /// The object, borrowed for as long as the scope's `Cx`, not only for as long as this `Gc`.
+    ///
+    /// ```
+    /// # use coheap::*;
+    /// fn bytes<'cx>(s: Gc<'cx, GcStr>) -> &'cx [u8] {
+    ///     s.to_ref().as_bytes()
+    /// }
+    /// ```
+    #[inline]
+    pub fn to_ref(self) -> &'cx T {
+        // SAFETY: as for `deref`; the object is not freed before the scope's `Cx` is used by `&mut` again, which ends `'cx`.
+        unsafe { self.at.as_ref() }
+    }
+
     /// Do both name the same object?
     ///
     /// ```

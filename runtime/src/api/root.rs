@@ -54,6 +54,51 @@ impl<T> Root<T> {
     }
 }
 
+impl<T> Root<T> {
+    /// Replaces `old` by `new`, at once, if the root holds `old`. True when it did; otherwise nothing changes.
+    ///
+    /// ```
+    /// use coheap::*;
+    /// # #[derive(Shared)] struct Leaf { value: u64 }
+    /// # let segment = Segment::create(&Default::default())?;
+    /// # let mut p = P::lease(segment)?;
+    /// p.enter(|cx| {
+    ///     let root = cx.root::<Leaf>("first one wins")?;
+    ///     assert!(root.compare_exchange(cx, None, Some(cx.alloc(Leaf { value: 1 })?)));
+    ///     assert!(!root.compare_exchange(cx, None, Some(cx.alloc(Leaf { value: 2 })?)));
+    ///     assert_eq!(root.get(cx).unwrap().value, 1);
+    ///     Ok::<(), Error>(())
+    /// })?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn compare_exchange(
+        &self,
+        cx: &Cx<'_>,
+        old: Option<Gc<'_, T>>,
+        new: Option<Gc<'_, T>>,
+    ) -> bool {
+        let proc = cx.proc();
+        let (old, new) = (cx.raw(old), cx.raw(new));
+        proc.write_barrier(new);
+        let value = &proc.seg.roots[self.index].value;
+        loop {
+            let seen = RootWord(value.load(Acquire));
+            if seen.reference() != old {
+                return false;
+            }
+            proc.seg.seen_update(seen.p(), seen.seq());
+            let to = RootWord(0).with_reference(new).with_p(NOBODY);
+            // AcqRel: as in `set`. A failure may be another update that stored the same reference: look again.
+            if value
+                .compare_exchange(seen.0, to.0, AcqRel, Relaxed)
+                .is_ok()
+            {
+                return true;
+            }
+        }
+    }
+}
+
 /// Writer of updates that nobody will ask about.
 const NOBODY: u16 = 0x1ff;
 

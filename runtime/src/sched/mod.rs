@@ -16,4 +16,4 @@ pub(crate) mod wake;
 pub use find_runnable::{Idle, Outcome};
 pub use join::Join;
 pub use procresize::{procresize as resize, request_shutdown, shutdown_requested};
-pub use task::{Kinds, Next, Step, Submitted, Task};
+pub use task::{JoinRef, Kinds, Next, Step, Submitted, Task};

@@ -1,0 +1,328 @@
+//! The command line of `coheap`.
+
+use coheap_protocol::human;
+use std::{path::PathBuf, time::Duration};
+
+/// A garbage-collected heap that several processes share, and that kill -9 cannot break.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "coheap",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+pub struct Args {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Global {
+    /// Name of the heap [default: default]
+    #[arg(long, global = true, env = "COHEAP_NAME", hide_env_values = true)]
+    pub name: Option<String>,
+    /// Control socket, instead of the one the name leads to
+    #[arg(long, global = true, env = "COHEAP_SOCKET", hide_env_values = true)]
+    pub socket: Option<PathBuf>,
+    /// Write JSON: one object, or one object a line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say more; twice: even more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Colours on the terminal
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// How long to wait for an answer
+    #[arg(long, global = true, default_value = "30s", value_parser = human::duration)]
+    pub timeout: Duration,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Even into a file.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Options of a heap that is to be made.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct HeapOptions {
+    /// Hard limit of the heap, e.g. 4GiB
+    #[arg(long, value_parser = size)]
+    pub max: Option<String>,
+    /// Where its memory comes from: memfd, shm, shm:NAME or file:PATH
+    #[arg(long)]
+    pub backing: Option<String>,
+    /// Growth before the next collection, in percent, or `off`
+    #[arg(long)]
+    pub gc_percent: Option<String>,
+}
+
+fn size(text: &str) -> Result<String, human::Unreadable> {
+    human::bytes(text).map(|_| text.to_owned())
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// When all work is done.
+    Smart,
+    /// When the workers have given their P's back.
+    Fast,
+    /// Now.
+    Immediate,
+}
+
+impl From<Mode> for coheap_protocol::StopMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Smart => coheap_protocol::StopMode::Smart,
+            Mode::Fast => coheap_protocol::StopMode::Fast,
+            Mode::Immediate => coheap_protocol::StopMode::Immediate,
+        }
+    }
+}
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Start a daemon in the background
+    Start {
+        /// Workers to keep; without it those of the configuration, or of the heap that is taken over
+        #[arg(short = 'n', long)]
+        workers: Option<u16>,
+        /// Wait until all workers are attached
+        #[arg(short, long)]
+        wait: bool,
+        /// The heap.
+        #[command(flatten)]
+        heap: HeapOptions,
+    },
+    /// Stop a daemon, or with a P: SIGSTOP its process
+    Stop {
+        /// Stop only the process of this P
+        p: Option<u16>,
+        /// How
+        #[arg(long, value_enum, default_value_t = Mode::Fast, conflicts_with = "p")]
+        mode: Mode,
+    },
+    /// Stop a daemon and start it again with as many workers
+    Restart {
+        /// How to stop
+        #[arg(long, value_enum, default_value_t = Mode::Fast)]
+        mode: Mode,
+        /// The heap.
+        #[command(flatten)]
+        heap: HeapOptions,
+    },
+    /// Show a daemon in numbers; ends with 3 if there is none
+    Status,
+    /// List the processes of a heap
+    Ps,
+    /// List the heaps of this user
+    Ls,
+    /// Start more workers
+    Spawn {
+        /// How many more
+        n: u16,
+    },
+    /// Make it that many workers
+    Resize {
+        /// How many
+        n: u16,
+    },
+    /// Run a workload in a heap of its own, or in that of --name
+    Run(RunArgs),
+    /// Run a daemon and N copies of a command until they end
+    Up {
+        /// Copies of the command
+        #[arg(short = 'n', long, default_value_t = 2)]
+        workers: u16,
+        /// The heap.
+        #[command(flatten)]
+        heap: HeapOptions,
+        /// The command
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Collect garbage
+    Gc {
+        /// Return when a whole collection is over
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Check the heap's invariants; ends with 5 if one is violated
+    Verify {
+        /// Stop the world and follow every reference
+        #[arg(long)]
+        deep: bool,
+    },
+    /// SIGKILL the process of a P
+    Kill {
+        /// The P
+        p: u16,
+    },
+    /// SIGCONT the process of a P
+    Cont {
+        /// The P
+        p: u16,
+    },
+    /// List unfinished tasks
+    Tasks,
+    /// List the processes that died
+    Dead,
+    /// Look for what could go wrong; ends with 5 if it finds something
+    Doctor,
+    /// Show the configuration
+    Config {
+        /// What to do with it
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Show versions
+    Version,
+    /// Write a completion script
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+/// What to do with the configuration.
+#[derive(Clone, Copy, Debug, clap::Subcommand)]
+pub enum ConfigAction {
+    /// Print it: the running daemon's, or what a new one would use
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// A run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunArgs {
+    /// What to run.
+    #[command(subcommand)]
+    pub workload: WorkloadArgs,
+}
+
+/// Options of every run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RunOptions {
+    /// Workers
+    #[arg(short = 'n', long, default_value_t = 4)]
+    pub workers: u16,
+    /// The heap.
+    #[command(flatten)]
+    pub heap: HeapOptions,
+    /// SIGKILL a random worker this often, e.g. 200ms
+    #[arg(long, value_parser = human::duration)]
+    pub kill_storm: Option<Duration>,
+    /// SIGSTOP a random worker this often, for half that time
+    #[arg(long, value_parser = human::duration)]
+    pub stop_storm: Option<Duration>,
+    /// SIGKILL the daemon this often and start it again
+    #[arg(long, value_parser = human::duration)]
+    pub restart_daemon: Option<Duration>,
+    /// Seed of everything random
+    #[arg(long, env = "COHEAP_SEED")]
+    pub seed: Option<u64>,
+}
+
+/// The workloads.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum WorkloadArgs {
+    /// Index every file below a directory: words, links, posting lists
+    Index {
+        /// The directory
+        dir: PathBuf,
+        /// Write the full word list here
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Options of every run.
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Binary trees with the published check values
+    Trees {
+        /// Depth of the deepest tree
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=26))]
+        depth: u32,
+        /// Options of every run.
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Boehm's GCBench
+    Gcbench {
+        /// Levels less than the original, 0 to 12: for quick tests
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=12))]
+        smaller: u32,
+        /// Options of every run.
+        #[command(flatten)]
+        options: RunOptions,
+    },
+}
+
+impl WorkloadArgs {
+    /// Options of every run.
+    pub fn options(&self) -> &RunOptions {
+        match self {
+            WorkloadArgs::Index { options, .. }
+            | WorkloadArgs::Trees { options, .. }
+            | WorkloadArgs::Gcbench { options, .. } => options,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lines_people_type_are_understood() {
+        for line in [
+            "coheap start -w -n 4 --max 4GiB",
+            "coheap --name demo stop --mode immediate",
+            "coheap stop 2",
+            "coheap run index /usr/share/doc -n 4 --kill-storm 200ms --seed 7 --json",
+            "coheap run trees --depth 12 --backing shm:x --restart-daemon 2s",
+            "coheap up -n 3 -- indexer --heap demo",
+            "coheap config show --origin",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "coheap run index",
+            "coheap start --max lots",
+            "coheap up -n 3",
+            "coheap run trees --depth 99",
+        ] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

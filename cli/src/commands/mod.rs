@@ -1,0 +1,54 @@
+//! The subcommands.
+
+mod doctor;
+mod help;
+mod lifecycle;
+mod orders;
+mod query;
+mod run;
+mod up;
+
+use crate::{
+    args::{Args, Command, ConfigAction},
+    failure::Failure,
+};
+use coheap_protocol::{Request, SignalKind};
+
+/// Does what was asked for; the exit code.
+pub fn run(args: &Args) -> Result<u8, Failure> {
+    let global = &args.global;
+    match &args.command {
+        Command::Start {
+            workers,
+            wait,
+            heap,
+        } => lifecycle::start(global, *workers, *wait, heap),
+        Command::Stop { p: Some(p), .. } => orders::signal(global, *p, SignalKind::Stop),
+        Command::Stop { p: None, mode } => lifecycle::stop(global, *mode),
+        Command::Restart { mode, heap } => lifecycle::restart(global, *mode, heap),
+        Command::Status => query::status(global),
+        Command::Ps => query::ps(global),
+        Command::Ls => query::ls(global),
+        Command::Spawn { n } => orders::order(global, &Request::Spawn { n: *n }),
+        Command::Resize { n } => orders::order(global, &Request::Resize { n: *n }),
+        Command::Run(run) => run::run(global, run),
+        Command::Up {
+            workers,
+            heap,
+            command,
+        } => up::up(global, *workers, heap, command),
+        Command::Gc { wait } => orders::order(global, &Request::Gc { wait: *wait }),
+        Command::Verify { deep } => orders::verify(global, *deep),
+        Command::Kill { p } => orders::signal(global, *p, SignalKind::Kill),
+        Command::Cont { p } => orders::signal(global, *p, SignalKind::Cont),
+        Command::Tasks => query::tasks(global),
+        Command::Dead => query::dead(global),
+        Command::Doctor => doctor::doctor(global),
+        Command::Config {
+            action: ConfigAction::Show { origin },
+        } => query::config(global, *origin),
+        Command::Version => help::version(global),
+        Command::Completions { shell } => help::completions(*shell),
+        Command::Man { dir } => help::man(dir),
+    }
+}

@@ -1,0 +1,72 @@
+//! Things a daemon is told to do.
+
+use crate::{args::Global, connect, failure::Failure, show};
+use coheap::{P, Segment, control::ControlError};
+use coheap_protocol::{Reply, Request, Role, SignalKind, codes, human::show_bytes};
+
+/// One order, answered with nothing.
+pub fn order(global: &Global, request: &Request) -> Result<u8, Failure> {
+    connect::once(global, request)?;
+    Ok(codes::OK)
+}
+
+/// A signal for the process of a P.
+pub fn signal(global: &Global, p: u16, signal: SignalKind) -> Result<u8, Failure> {
+    order(global, &Request::Signal { p, signal })
+}
+
+/// Checks the heap, in this process: it leases a P of its own for that, because only a P can stop the world.
+pub fn verify(global: &Global, deep: bool) -> Result<u8, Failure> {
+    let called = connect::call(
+        &connect::dir(global)?.socket(),
+        Role::Reader,
+        global.timeout,
+    )?;
+    let segment = called.segment.ok_or(ControlError::Closed)?;
+    let mut p = P::lease(Segment::open_fd(segment)?)?;
+    let report = coheap::gc::verify::verify(&mut p, deep)?;
+    drop(p);
+    let ok = report.findings.is_empty();
+    if global.json {
+        show::json(&serde_json::json!({
+            "ok": ok, "deep": deep, "objects": report.objects, "bytes": report.bytes, "spans": report.spans,
+            "span_pages": report.span_pages, "free_pages": report.free_pages, "findings": report.findings,
+        }));
+    } else {
+        report
+            .findings
+            .iter()
+            .for_each(|finding| show::print(&format!("{finding}\n")));
+        let verdict = if ok { "clean" } else { "violated" };
+        let (bytes, how) = (
+            show_bytes(report.bytes),
+            if deep { "deep" } else { "reachable objects" },
+        );
+        show::print(&format!(
+            "verify ({how}): {verdict}, {} objects, {bytes}, {} spans on {} pages, {} pages free\n",
+            report.objects, report.spans, report.span_pages, report.free_pages
+        ));
+    }
+    if ok {
+        return Ok(codes::OK);
+    }
+    let what = format!(
+        "the heap violates its invariants in {} place(s)",
+        report.findings.len()
+    );
+    Err(Failure::new(
+        codes::VIOLATION,
+        "E050",
+        what,
+        "keep the heap and report the findings above",
+    ))
+}
+
+/// The pieces of a text, joined.
+pub fn text(rows: Vec<Reply>) -> String {
+    let pieces = connect::only(rows, |row| match row {
+        Reply::Text(piece) => Some(piece),
+        _ => None,
+    });
+    pieces.concat()
+}

@@ -1,0 +1,309 @@
+//! `coheap run`: a workload, a heap, disasters on order, one result.
+//!
+//! 1. A daemon: the running one of that name, or one of our own that ends with us ([`crate::private`]).
+//! 2. `Run` with an id we choose. Progress comes back, then the outcome.
+//! 3. If the connection breaks (the daemon was killed, by `--restart-daemon` or by somebody), a private daemon is started
+//!    again, adopts the heap, and gets the same `Run`: the id makes it join the run that is in the heap.
+//! 4. The end: a private daemon stops, removes everything, and only then is the result printed.
+
+use crate::{
+    args::{Global, RunArgs, RunOptions, WorkloadArgs},
+    connect,
+    failure::Failure,
+    interrupt::{Interrupt, Woken},
+    private::{self, Private},
+    show::{self, ProgressLine},
+};
+use coheap::control::{Channel, ControlError, Name, RuntimeDir, instance};
+use coheap_protocol::{
+    Outcome, Progress, Reply, Request, Role, RunId, RunRequest, Storm, Workload, codes,
+    human::{show_bytes, show_duration},
+};
+use std::{
+    ffi::OsString,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How often a private daemon that died unasked is replaced before the run is given up.
+const UNASKED_MAX: u32 = 5;
+
+struct Session<'a> {
+    global: &'a Global,
+    interrupt: Interrupt,
+    private: Option<Private>,
+    socket: PathBuf,
+    request: RunRequest,
+    restart_every: Option<Duration>,
+    restarts: u32,
+    unasked: u32,
+    deaths_before: u64,
+    last: Progress,
+    line: ProgressLine,
+}
+
+/// How it ended.
+enum End {
+    Done(Outcome),
+    Interrupted,
+}
+
+/// Runs a workload.
+pub fn run(global: &Global, args: &RunArgs) -> Result<u8, Failure> {
+    let options = args.workload.options();
+    let request = request(&args.workload, options)?;
+    let interrupt = Interrupt::catch()?;
+    let began = Instant::now();
+    let (private, socket) = daemon(global, options)?;
+    let mut session = Session {
+        global,
+        interrupt,
+        private,
+        socket,
+        restart_every: options.restart_daemon,
+        request,
+        restarts: 0,
+        unasked: 0,
+        deaths_before: 0,
+        last: Progress::default(),
+        line: ProgressLine::new(global.quiet),
+    };
+    let end = session.follow();
+    session.line.clear();
+    let ended = session.private.take().map_or(Ok(()), Private::end);
+    match end? {
+        End::Interrupted => {
+            show::complain(
+                "coheap: error[E029]: interrupted; try: the same command, the heap is gone",
+            );
+            Ok(codes::INTERRUPTED)
+        }
+        End::Done(outcome) => {
+            ended?;
+            session.report(&outcome, options, began.elapsed())
+        }
+    }
+}
+
+fn daemon(global: &Global, options: &RunOptions) -> Result<(Option<Private>, PathBuf), Failure> {
+    let name: Name = match &global.name {
+        Some(_) => connect::name(global)?,
+        None => format!("run-{}", std::process::id()).parse()?,
+    };
+    let dir = RuntimeDir::of(&name);
+    if global.name.is_some() && instance::is_running(&dir) {
+        if options.restart_daemon.is_some() {
+            let what = format!(
+                "the daemon of `{name}` was not started by this command, so it will not be killed by it"
+            );
+            return Err(Failure::new(
+                codes::USAGE,
+                "E027",
+                what,
+                "without --name, or without --restart-daemon",
+            ));
+        }
+        return Ok((None, dir.socket()));
+    }
+    let mut flags = private::heap_flags(&options.heap);
+    flags.extend([
+        "--workers".into(),
+        OsString::from(options.workers.to_string()),
+    ]);
+    let private = Private::start(&name, global, flags)?;
+    let socket = private.socket();
+    Ok((Some(private), socket))
+}
+
+fn request(workload: &WorkloadArgs, options: &RunOptions) -> Result<RunRequest, Failure> {
+    let workload = match workload {
+        WorkloadArgs::Index { dir, out, .. } => Workload::Index {
+            dir: absolute(dir, true)?,
+            out: out.as_deref().map(|out| absolute(out, false)).transpose()?,
+        },
+        WorkloadArgs::Trees { depth, .. } => Workload::Trees { depth: *depth },
+        WorkloadArgs::Gcbench { smaller, .. } => Workload::GcBench { smaller: *smaller },
+    };
+    let ms = |every: Option<Duration>| {
+        every.map_or(0, |d| {
+            u32::try_from(d.as_millis()).unwrap_or(u32::MAX).max(1)
+        })
+    };
+    Ok(RunRequest {
+        run: RunId(fastrand::u64(1..)),
+        workload,
+        seed: options.seed.unwrap_or_else(|| fastrand::u64(..)),
+        storm: Storm {
+            kill_ms: ms(options.kill_storm),
+            stop_ms: ms(options.stop_storm),
+        },
+    })
+}
+
+/// A path as the workers, whose directory is another, can use it.
+fn absolute(path: &Path, must_be_dir: bool) -> Result<String, Failure> {
+    let bad = |why: &str| {
+        Failure::new(
+            codes::USAGE,
+            "E026",
+            format!("{}: {why}", path.display()),
+            "another path",
+        )
+    };
+    if must_be_dir && !path.is_dir() {
+        return Err(bad("no such directory"));
+    }
+    let whole = std::path::absolute(path).map_err(|e| bad(&e.to_string()))?;
+    let text = whole
+        .to_str()
+        .ok_or_else(|| bad("a path that is no UTF-8 cannot be sent to the workers"))?;
+    if text.len() > 1500 {
+        Err(bad("longer than a message can hold"))
+    } else {
+        Ok(text.into())
+    }
+}
+
+impl Session<'_> {
+    /// Asks, and listens until the run is over.
+    fn follow(&mut self) -> Result<End, Failure> {
+        let mut channel = self.ask()?;
+        let mut next_restart = self.restart_every.map(|every| Instant::now() + every);
+        loop {
+            match self.interrupt.wait(Some(channel.as_fd()), next_restart) {
+                Woken::Interrupted => return Ok(End::Interrupted),
+                Woken::Late => {
+                    self.replace()?;
+                    self.restarts += 1;
+                    channel = self.ask()?;
+                    next_restart = self.restart_every.map(|every| Instant::now() + every);
+                }
+                Woken::Readable => match channel.recv::<Reply>(Some(Duration::ZERO)) {
+                    Ok(Reply::Progress(progress)) => self.progress(progress),
+                    Ok(Reply::Done(outcome)) => return Ok(End::Done(outcome)),
+                    Ok(Reply::Failed(refused)) => return Err(refused.into()),
+                    Ok(other) => return Err(ControlError::Unexpected(format!("{other:?}")).into()),
+                    Err(ControlError::TimedOut(_)) => {}
+                    Err(ControlError::Closed) => channel = self.daemon_died()?,
+                    Err(error) => return Err(error.into()),
+                },
+            }
+        }
+    }
+
+    fn ask(&self) -> Result<Channel, Failure> {
+        let channel = connect::call(&self.socket, Role::Tool, self.global.timeout)?.channel;
+        channel.send(&Request::Run(self.request.clone()))?;
+        Ok(channel)
+    }
+
+    fn replace(&mut self) -> Result<(), Failure> {
+        self.deaths_before += self.last.deaths;
+        self.last.deaths = 0;
+        self.private.as_mut().map_or(Ok(()), Private::replace)
+    }
+
+    /// The connection broke and nobody here broke it.
+    fn daemon_died(&mut self) -> Result<Channel, Failure> {
+        self.unasked += 1;
+        if self.private.is_none() || self.unasked > UNASKED_MAX {
+            return Err(ControlError::Closed.into());
+        }
+        self.replace()?;
+        self.ask()
+    }
+
+    fn progress(&mut self, p: Progress) {
+        self.last = p;
+        let deaths = self.deaths_before + p.deaths;
+        let of = if p.total > 0 {
+            format!(" of {}", p.total)
+        } else {
+            String::new()
+        };
+        let text = format!(
+            "[{}] {}: {}{of} done, {} items, {} live, gc {}, {} workers, {deaths} deaths, {} daemon restarts",
+            show_duration(Duration::from_millis(p.elapsed_ms)),
+            self.request.workload.name(),
+            p.done,
+            p.items,
+            show_bytes(p.live_bytes),
+            p.gc_cycles,
+            p.workers,
+            self.restarts + self.unasked,
+        );
+        self.line.set(&text);
+    }
+
+    fn report(
+        &self,
+        outcome: &Outcome,
+        options: &RunOptions,
+        elapsed: Duration,
+    ) -> Result<u8, Failure> {
+        let result: serde_json::Value = serde_json::from_str(&outcome.json)
+            .map_err(|e| ControlError::Unexpected(format!("a result that is no JSON: {e}")))?;
+        let deaths = self.deaths_before + self.last.deaths;
+        let restarts = self.restarts + self.unasked;
+        let name = self.request.workload.name();
+        if self.global.json {
+            show::json(&serde_json::json!({
+                "workload": name, "ok": outcome.ok, "result": result, "workers": options.workers,
+                "seed": self.request.seed, "elapsed_s": elapsed.as_secs_f64(),
+                "deaths": deaths, "daemon_restarts": restarts, "gc_cycles": self.last.gc_cycles,
+            }));
+        } else {
+            show::print(result["checks"].as_str().unwrap_or_default());
+            let verdict = if outcome.ok { "done" } else { "WRONG" };
+            let time = show_duration(elapsed);
+            let seed = self.request.seed;
+            show::print(&format!(
+                "{verdict}: {name} {}; {deaths} deaths and {restarts} daemon deaths survived; seed {seed}; {time}\n",
+                flat(&result)
+            ));
+        }
+        if outcome.ok {
+            return Ok(codes::OK);
+        }
+        let advice = format!(
+            "the same with --seed {}, and coheap verify",
+            self.request.seed
+        );
+        Err(Failure::new(
+            codes::VIOLATION,
+            "E051",
+            format!("{name} found its own result wrong"),
+            advice,
+        ))
+    }
+}
+
+/// A flat object as `key value, key value`, without what is empty and without the lines of checks.
+fn flat(result: &serde_json::Value) -> String {
+    let Some(object) = result.as_object() else {
+        return result.to_string();
+    };
+    let says = |v: &serde_json::Value| match v {
+        serde_json::Value::Array(list) => !list.is_empty(),
+        _ => v.as_u64() != Some(0),
+    };
+    let plain = |v: &serde_json::Value| v.as_str().map_or(v.to_string(), str::to_owned);
+    let told = object
+        .iter()
+        .filter(|(key, value)| !["checks", "ok"].contains(&key.as_str()) && says(value));
+    told.map(|(key, value)| format!("{key} {}", plain(value)))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_for_people_leaves_out_what_is_empty() {
+        let result = serde_json::json!({ "ok": true, "files": 3, "words": 0, "problems": [], "checks": "a\nb\n" });
+        assert_eq!(flat(&result), "files 3");
+    }
+}

@@ -1,0 +1,221 @@
+//! Everything the daemon does with the segment: counters in, orders out, never an object.
+
+use crate::{
+    config::Config,
+    error::DaemonError,
+    events::{Event, Notifier},
+};
+use coheap::segment::{Backing, Segment, SegmentConfig};
+use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, run::counter};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How long the watcher sleeps before it looks for P's that were leased meanwhile.
+const LIFE_PATIENCE: Duration = Duration::from_millis(100);
+/// Time between two rounds of sysmon.
+const SYSMON_EVERY: Duration = Duration::from_millis(10);
+/// Tasks in a list for people.
+const TASKS_SHOWN: usize = 500;
+
+/// A P that died, and what its recovery did.
+#[derive(Clone, Debug, Default)]
+pub struct Death {
+    /// The P.
+    pub p: u16,
+    /// Its process.
+    pub pid: u32,
+    /// What it was in the middle of.
+    pub at: String,
+    /// Tasks put back to be run again.
+    pub requeued: u32,
+    /// Time the recovery took.
+    pub took: Duration,
+}
+
+/// P's that may run until somebody says otherwise (`resize`): all there are.
+pub const PROCS: u16 = 256;
+
+/// Makes the segment.
+pub fn create(config: &Config) -> Result<Segment, DaemonError> {
+    let segment = Segment::create(&SegmentConfig {
+        max_bytes: config.max_bytes.value,
+        backing: config.backing.value.clone(),
+        gc_percent: config.gc_percent.value,
+        soft_limit_bytes: config.soft_bytes.value,
+        procs: PROCS,
+        name: config.name.value.to_string(),
+    })?;
+    Ok(segment)
+}
+
+/// Opens a segment that a worker handed over.
+pub fn adopt(fd: OwnedFd) -> Result<Segment, DaemonError> {
+    Ok(Segment::open_fd(fd)?)
+}
+
+/// Recovers every P whose death is certified, here and now.
+pub fn recover(segment: &Segment) -> Vec<Death> {
+    let reports = coheap::recover::recover_dead(segment).into_iter();
+    let death = |r: coheap::recover::DeathReport| Death {
+        p: r.p as u16,
+        pid: r.pid,
+        at: r.activity.into(),
+        requeued: r.requeued as u32,
+        took: Duration::from_nanos(r.repair_ns),
+    };
+    reports.map(death).collect()
+}
+
+/// Starts the threads that watch life words and look after the heap. They end with the process.
+///
+/// The watcher recovers a death itself, at once: the pidfd that the poll loop waits for follows only when the dead
+/// process's memory is torn down, tens of milliseconds later for a large one.
+pub fn watch(segment: &Segment, notifier: &Notifier) -> Result<(), DaemonError> {
+    let (life, notifier) = (segment.clone(), notifier.clone());
+    thread("life", move || {
+        let watch = coheap::life::Watch::new(life.clone());
+        loop {
+            if watch.wait(LIFE_PATIENCE) {
+                match recover(&life) {
+                    // A survivor is at it.
+                    deaths if deaths.is_empty() => std::thread::sleep(Duration::from_millis(1)),
+                    deaths => notifier.send(Event::Recovered(deaths)),
+                }
+            }
+        }
+    })?;
+    let heap = segment.clone();
+    thread("sysmon", move || {
+        loop {
+            coheap::sysmon::tick(&heap);
+            std::thread::sleep(SYSMON_EVERY);
+        }
+    })
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), DaemonError> {
+    let begun = std::thread::Builder::new().name(name.into()).spawn(body);
+    begun
+        .map(drop)
+        .map_err(DaemonError::io(format!("cannot start the thread {name}")))
+}
+
+/// A snapshot of the counters.
+pub fn status(segment: &Segment) -> coheap::Status {
+    segment.status()
+}
+
+/// The heap in numbers.
+pub fn numbers(status: &coheap::Status) -> HeapNumbers {
+    HeapNumbers {
+        live_bytes: status.heap_live,
+        goal_bytes: status.heap_goal,
+        committed_bytes: status.committed_bytes,
+        max_bytes: status.limit_bytes,
+        gc_cycles: status.gc_cycles,
+        gc_phase: status.phase.into(),
+        gc_percent: status.gc_percent,
+    }
+}
+
+/// Unfinished tasks, for people.
+pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
+    let rows = segment.list_tasks(TASKS_SHOWN).into_iter();
+    let row = |t: coheap::TaskStatus| TaskRow {
+        id: t.task as u64,
+        kind: t.kind,
+        state: t.state.into(),
+        p: None,
+        attempts: t.attempts.into(),
+        steps: t.steps,
+        error_code: t.error_code,
+    };
+    rows.map(row).collect()
+}
+
+/// Adds the run's counters to its progress; whether its root task is finished.
+pub fn progress(status: &coheap::Status, run: RunId, progress: &mut Progress) -> bool {
+    let counter = |index: usize| status.progress.get(index).copied().unwrap_or(0);
+    progress.done = counter(counter::DONE);
+    progress.total = counter(counter::TOTAL);
+    progress.items = counter(counter::ITEMS);
+    counter(counter::FINISHED) == run.0
+}
+
+/// Asks for a collection; the number of the cycle that began after this call.
+pub fn request_gc(segment: &Segment) -> u32 {
+    coheap::gc::request(segment)
+}
+
+/// Whether that cycle is over.
+pub fn is_collected(status: &coheap::Status, cycle: u32) -> bool {
+    let over = if status.phase == "off" {
+        status.cycle
+    } else {
+        status.cycle.wrapping_sub(1)
+    };
+    // Numbers wrap: later means less than half a circle ahead.
+    over.wrapping_sub(cycle) < u32::MAX / 2
+}
+
+/// Tells every P to give itself back at its next safepoint.
+pub fn shut_down(segment: &Segment) {
+    coheap::sched::request_shutdown(segment);
+}
+
+/// Removes what of the segment has a name, if that name still leads to it.
+pub fn remove(segment: &Segment, backing: &Backing) {
+    let ours = rustix::fs::fstat(segment.fd())
+        .map(|s| (s.st_dev, s.st_ino))
+        .ok();
+    let Some(path) = path_of(backing) else { return };
+    let named = rustix::fs::stat(&path).map(|s| (s.st_dev, s.st_ino)).ok();
+    if ours.is_some() && ours == named {
+        unlink(&path);
+    }
+}
+
+/// Removes the segment that a killed daemon left under a name, when none of its processes lives.
+pub fn remove_stale(backing: &str) {
+    let backing: Result<Backing, _> = backing.parse();
+    if let Some(path) = backing
+        .ok()
+        .as_ref()
+        .and_then(path_of)
+        .filter(|path| path.exists())
+    {
+        log::warn!(
+            "ev=heap.stale path={} msg=\"removing the heap of a daemon that was killed with all its workers\"",
+            path.display()
+        );
+        unlink(&path);
+    }
+}
+
+/// Where the segment has a name.
+pub fn path_of(backing: &Backing) -> Option<PathBuf> {
+    match backing {
+        Backing::Memfd => None,
+        Backing::Shm(name) => Some(Path::new("/dev/shm").join(name)),
+        Backing::File(path) => Some(path.clone()),
+    }
+}
+
+fn unlink(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        log::warn!(
+            "ev=heap.not_removed path={} msg={:?}",
+            path.display(),
+            error.to_string()
+        );
+    }
+}
+
+/// Whether no task runs or could.
+pub fn is_idle(segment: &Segment) -> bool {
+    let [runnable, running, waiting, _] = segment.status().tasks;
+    runnable + running + waiting == 0
+}

@@ -404,15 +404,15 @@ fn batches_over<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Wait<'a>> {
     while let Some(batches) = at {
         for slot in present(batches.joins.load(cx))?.iter() {
             let join = present(slot.load(cx))?;
-            if join.has_failed() {
-                return Ok(Wait::Failed("a batch of files was given up"));
-            }
             if !join.is_over() {
                 open = Some(join);
                 continue;
             }
-            // Without a result: it was cancelled; whoever cancelled it ends the run.
+            // Over without a result: failed, or cancelled because another has failed.
             let mut part = join.result(cx);
+            if part.is_none() {
+                return Ok(Wait::Failed("a batch of files was given up"));
+            }
             while let Some(p) = part {
                 files += u64::from(p.files);
                 words += p.words;
@@ -441,11 +441,11 @@ fn spawn_merges<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Next<'a, IndexTask>> 
 fn merges_over<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Wait<'a>> {
     for slot in present(cx.context().merges.load(cx))?.iter() {
         let join = present(slot.load(cx))?;
-        if join.has_failed() {
-            return Ok(Wait::Failed("merging a shard was given up"));
-        }
         if !join.is_over() {
             return Ok(Wait::For(join.to_join()));
+        }
+        if join.result(cx).is_none() {
+            return Ok(Wait::Failed("merging a shard was given up"));
         }
     }
     Ok(Wait::Over)

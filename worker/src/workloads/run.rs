@@ -296,10 +296,10 @@ pub fn cancel<'cx>(
 /// # Errors
 /// That of the step.
 pub fn or_cancel<T>(run: Gc<'_, Run>, attempts: u32, result: Result<T>) -> Result<T> {
-    if let Err(Error::HeapFull { .. } | Error::NoMemory { .. }) = result {
-        if attempts >= ATTEMPTS_MAX {
-            run.cancelled.store(1, Release);
-        }
+    if let Err(Error::HeapFull { .. } | Error::NoMemory { .. }) = result
+        && attempts >= ATTEMPTS_MAX
+    {
+        run.cancelled.store(1, Release);
     }
     result
 }

@@ -412,15 +412,15 @@ enum Wait<'a> {
 /// What the context waits for, if any of it is not over.
 fn waits<'a>(cx: &'a Step<'_, TreesTask>) -> Result<Option<Wait<'a>>> {
     let me = cx.context();
-    if let Some(join) = me.building.load(cx) {
-        if let Some(wait) = wait(cx, join) {
-            return Ok(Some(wait));
-        }
+    if let Some(join) = me.building.load(cx)
+        && let Some(wait) = wait(cx, join)
+    {
+        return Ok(Some(wait));
     }
-    if let Some(join) = me.counting.load(cx) {
-        if let Some(wait) = wait(cx, join) {
-            return Ok(Some(wait));
-        }
+    if let Some(join) = me.counting.load(cx)
+        && let Some(wait) = wait(cx, join)
+    {
+        return Ok(Some(wait));
     }
     if let Some(shares) = me.shares.load(cx) {
         for slot in shares.to_ref().iter() {

@@ -2,8 +2,8 @@
 //!
 //! 1. A [`Run`] is entered at the head of a list under the root `runs`, by compare-exchange, so that a number is entered once.
 //! 2. A [`RunTask`] takes the run: the first whose context stands in `owner` carries it, any other ends at once. 3. It spawns the
-//! workload's own task and waits for its [`Outcome`]. 4. It stores the outcome in the run. Steps 2 and 4 are stores that repeat
-//! to the same value, so they need not wait for the step's commit.
+//!    workload's own task and waits for its [`Outcome`]. 4. It stores the outcome in the run. Steps 2 and 4 are stores that repeat
+//!    to the same value, so they need not wait for the step's commit.
 //!
 //! **If a process dies** anywhere here the task runs again and finds what it had done. A run that has failed stays failed; the
 //! reason is in the records of the tasks that were given up.

@@ -1,9 +1,9 @@
 //! `trees`: binary-trees of the Benchmarks Game, with its check values, in the shared heap.
 //!
 //! 1. A *stretch* tree one level deeper is built, counted and dropped. 2. The *long-lived* tree is built and kept. 3. For the depths
-//! 4, 6, ... many trees are built, counted and dropped. 4. The long-lived tree is counted.
-//! Trees deeper than [`STEP_DEPTH`] are built and counted by a task per half, so that a step stays short and halves may be stolen;
-//! shallow ones many per step. Each tree of step 3 is whole before it is counted, as in the original.
+//!    4, 6, ... many trees are built, counted and dropped. 4. The long-lived tree is counted.
+//!    Trees deeper than [`STEP_DEPTH`] are built and counted by a task per half, so that a step stays short and halves may be stolen;
+//!    shallow ones many per step. Each tree of step 3 is whole before it is counted, as in the original.
 //!
 //! **If a process dies** its steps run again; counts travel as results of tasks, so each counts once.
 //! **Rejected:** one task per tree: at depth 4 a tree is 31 nodes, less work than a task.

@@ -23,7 +23,8 @@
 //! assert_eq!(p.enter(|cx| cx.root::<Node>("tree").unwrap().get(cx).unwrap().left.load(cx).unwrap().value), 2);
 //! # Ok::<(), Error>(())
 //! ```
-//! Where to look: [`Segment`] (memory), [`P`] and [`Cx`] (scopes), [`Gc`] and [`Slot`] (references), [`Task`] (work),
+//! Where to look: [`Segment`] (memory), [`P`] and [`Cx`] (scopes), [`Gc`] and [`Slot`] (references), [`GcVec`], [`GcMap`],
+//! [`Queue`] (collections), [`Task`] (work),
 //! [`gc`] (the collector), [`recover`] (deaths).
 
 extern crate self as coheap;
@@ -46,8 +47,8 @@ pub mod sysmon;
 mod time;
 
 pub use api::{
-    Array, Cx, Element, Field, FieldDesc, Gc, GcStr, Handle, P, RefMap, Root, Shared, Slot,
-    TypeCell,
+    Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, Item, P, Queue, RefMap,
+    Root, Shared, Slot, TypeCell,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};

@@ -90,6 +90,21 @@ impl<'cx, T> Gc<'cx, T> {
         unsafe { self.at.as_ref() }
     }
 
+    /// The same object, as whatever it is.
+    #[inline]
+    pub(crate) fn untyped(self) -> Gc<'cx, ()> {
+        // SAFETY: the same object; `()` promises nothing about its contents.
+        unsafe { self.cast() }
+    }
+
+    /// # Safety
+    /// The object is a `U`.
+    #[inline]
+    pub(crate) unsafe fn cast<U>(self) -> Gc<'cx, U> {
+        // SAFETY: an object of the heap; the caller says of which type.
+        unsafe { Gc::from_raw(self.as_bytes_ptr().cast_mut()) }
+    }
+
     /// Do both name the same object?
     ///
     /// ```
@@ -199,6 +214,12 @@ impl<T> Slot<T> {
         self.raw
             .compare_exchange(cx.raw(old), r, AcqRel, Acquire)
             .is_ok()
+    }
+
+    /// Its word, for protocols that need other moves than these. Whoever stores a reference there shades it first.
+    #[inline]
+    pub(crate) fn raw(&self) -> &AtomicU32 {
+        &self.raw
     }
 
     #[inline]

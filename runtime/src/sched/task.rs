@@ -197,13 +197,17 @@ impl<T: Task> Step<'_, T> {
         self.effects.borrow_mut().push(Pending { effect, kept });
         Ok(())
     }
-}
 
-impl<'a, T> Gc<'a, T> {
-    #[expect(unsafe_code, reason = "forgets the type of a reference")]
-    fn untyped(self) -> Gc<'a, ()> {
-        // SAFETY: the same object; `()` promises nothing about its contents.
-        unsafe { Gc::from_raw(self.as_bytes_ptr().cast_mut()) }
+    /// Adds an effect on `object`, which is kept alive until the step ends.
+    pub(crate) fn add_effect(&self, object: Handle<()>, effect: Effect) {
+        let kept = Some(object);
+        self.effects.borrow_mut().push(Pending { effect, kept });
+    }
+
+    /// The task, and the number of this run of it.
+    pub(crate) fn run(&self) -> (usize, u32) {
+        let word = TaskWord(self.cx.proc().seg.tasks[self.task].word.load(Relaxed));
+        (self.task, word.r#gen())
     }
 }
 

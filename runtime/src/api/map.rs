@@ -16,7 +16,7 @@
 //! 3. *Remove* swaps the value for nil: **the removal**. Then it puts a list without the entry in place; if that fails (a lost
 //!    race, no memory) the next insertion or removal in that bucket does it.
 //! 4. *Growing*: a table twice as large, all buckets *unset*, is published by one compare-exchange; the old one is its `prev`. A
-//!    bucket of the new table is set by whoever needs it first, and every insertion sets eight more: *freeze* the old bucket (a `MOVED`
+//!    bucket of the new table is set by whoever needs it first, and every insertion sets sixteen more: *freeze* the old bucket (a `MOVED`
 //!    link before its list, by compare-exchange, after which nothing enters it), pick the live entries that belong here, set by
 //!    compare-exchange from nil. Two who do so come to lists that mean the same; the loser's is garbage. `moved` counts buckets
 //!    that were *seen set*, so it may be moved by anybody; when it has reached the end, `prev` is dropped. A table grows only when it has
@@ -48,7 +48,7 @@ const MOST: usize = 1 << 26;
 /// Entries per bucket past which a table grows.
 const FILL: usize = 2;
 /// Buckets that an insertion sets in a table that is being moved to.
-const HELP: usize = 8;
+const HELP: usize = 16;
 
 /// One key: at most one live entry has it.
 #[derive(Shared)]

@@ -97,25 +97,25 @@ impl Task for Fan {
             fan.joins.store(cx, me.joins.load(cx));
             Ok::<_, Error>(fan)
         };
-        if me.next < me.width {
-            if let Some(joins) = me.joins.load(cx) {
-                let join = joins[me.next as usize]
-                    .load(cx)
-                    .expect("every entry was filled before the step took effect");
-                if !join.is_over() {
-                    return Ok(Next::Join(
-                        again(me.rounds, me.next, me.sum)?,
-                        join.to_join(),
-                    ));
-                }
-                assert!(!join.has_failed(), "a leaf was given up");
-                let nodes = join.result(cx).map_or(0, |s| s.nodes);
-                return Ok(Next::Continue(again(
-                    me.rounds,
-                    me.next + 1,
-                    me.sum + nodes,
-                )?));
+        if me.next < me.width
+            && let Some(joins) = me.joins.load(cx)
+        {
+            let join = joins[me.next as usize]
+                .load(cx)
+                .expect("every entry was filled before the step took effect");
+            if !join.is_over() {
+                return Ok(Next::Join(
+                    again(me.rounds, me.next, me.sum)?,
+                    join.to_join(),
+                ));
             }
+            assert!(!join.has_failed(), "a leaf was given up");
+            let nodes = join.result(cx).map_or(0, |s| s.nodes);
+            return Ok(Next::Continue(again(
+                me.rounds,
+                me.next + 1,
+                me.sum + nodes,
+            )?));
         }
         if me.rounds == 0 {
             return Ok(Next::Done(Some(cx.alloc(Sum { nodes: me.sum })?)));

@@ -129,7 +129,7 @@ impl<'p> Cx<'p> {
         for i in 0..len {
             let element = f(i);
             // SAFETY: within the array, which nobody else knows yet; a zero element needs no drop.
-            unsafe { first.add(i).write(element) };
+            unsafe { first.wrapping_add(i).write(element) };
         }
         Ok(array)
     }

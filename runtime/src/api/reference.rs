@@ -65,8 +65,9 @@ impl<'cx, T> Gc<'cx, T> {
     #[inline]
     pub(crate) unsafe fn from_raw(at: *mut u8) -> Gc<'cx, T> {
         // SAFETY: an object of the heap is not at address zero.
+        let at = unsafe { NonNull::new_unchecked(at.cast()) };
         Gc {
-            at: unsafe { NonNull::new_unchecked(at.cast()) },
+            at,
             scope: PhantomData,
         }
     }

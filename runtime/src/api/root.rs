@@ -185,18 +185,17 @@ impl Cx<'_> {
         if let Err(other) = segment.roots[index]
             .type_key
             .compare_exchange(0, type_key, AcqRel, Acquire)
+            && other != type_key
         {
-            if other != type_key {
-                let theirs = segment
-                    .types
-                    .iter()
-                    .find(|t| t.key.load(Acquire) == other)
-                    .map_or("another type".into(), |t| names::read(&t.name));
-                return Err(Error::TypeMismatch {
-                    name: format!("root {name}"),
-                    difference: format!("{theirs} there, {} here", T::NAME),
-                });
-            }
+            let theirs = segment
+                .types
+                .iter()
+                .find(|t| t.key.load(Acquire) == other)
+                .map_or("another type".into(), |t| names::read(&t.name));
+            return Err(Error::TypeMismatch {
+                name: format!("root {name}"),
+                difference: format!("{theirs} there, {} here", T::NAME),
+            });
         }
         Ok(Root {
             index,

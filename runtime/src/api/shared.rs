@@ -42,7 +42,10 @@ impl RefMap {
         let mut i = 0;
         while i < MAP_WORDS * 64 {
             if inner.0[i / 64] >> (i % 64) & 1 != 0 {
-                assert!(offset % 4 == 0, "a Slot must be aligned to four bytes");
+                assert!(
+                    offset.is_multiple_of(4),
+                    "a Slot must be aligned to four bytes"
+                );
                 let at = offset / 4 + i;
                 assert!(
                     at < MAP_WORDS * 64,

@@ -59,7 +59,7 @@ impl<'p> Cx<'p> {
         let at = self.proc().array_of(bytes.len(), 1, &RefMap::NONE, false)?;
         // SAFETY: `array_of` made room for `bytes.len()` bytes behind the eight of the count; the object is ours alone; the source
         // is private memory or another object.
-        unsafe { std::ptr::copy(bytes.as_ptr(), at.add(8), bytes.len()) };
+        unsafe { std::ptr::copy(bytes.as_ptr(), at.wrapping_add(8), bytes.len()) };
         // SAFETY: an array of bytes, initialised just now; `GcStr` is one.
         Ok(unsafe { Gc::from_raw(at) })
     }

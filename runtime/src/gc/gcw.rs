@@ -52,13 +52,13 @@ impl Proc {
     /// Adds a grey reference. The caller has recorded it (rule 3), so it may die in here.
     #[inline]
     pub(crate) fn gcw_put(&self, r: Ref) {
-        if self.gcw.bufs[0].get() == 0 || self.buf(0).len.load(Relaxed) as usize == WORKBUF_REFS {
-            if !self.make_room() {
-                // No buffer to be had: the object stays marked, in nobody's keeping, and the whole heap is looked through again
-                // before marking may end (`gc_mark_done`).
-                self.seg.hdr.gc.overflow.store(1, SeqCst);
-                return;
-            }
+        let full =
+            self.gcw.bufs[0].get() == 0 || self.buf(0).len.load(Relaxed) as usize == WORKBUF_REFS;
+        if full && !self.make_room() {
+            // No buffer to be had: the object stays marked, in nobody's keeping, and the whole heap is looked through again
+            // before marking may end (`gc_mark_done`).
+            self.seg.hdr.gc.overflow.store(1, SeqCst);
+            return;
         }
         let buf = self.buf(0);
         let n = buf.len.load(Relaxed);

@@ -19,7 +19,7 @@ use crate::{
     sched::proc::Proc,
 };
 
-/// What an array may hold: every [`Field`] and every [`Shared`] struct.
+/// What an array may hold: every [`Field`] and every [`Shared`](crate::Shared) struct.
 ///
 /// # Safety
 /// As for [`Field`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.

@@ -116,7 +116,7 @@ impl TypeCell {
 /// #[derive(Shared)]
 /// struct Node { left: Slot<Node>, right: Slot<Node>, value: u64 }
 /// assert_eq!(Node::NAME, "Node");
-/// assert_eq!(Node::REFS.0[0], 0b11);
+/// assert_eq!(Node::REFS.0[0].count_ones(), 2);
 /// ```
 ///
 /// # Safety
@@ -139,6 +139,24 @@ pub unsafe trait Shared: Sized + 'static {
 }
 
 /// A type that may be a field of a [`Shared`] struct.
+///
+/// What would not survive a visit by another process is refused when the program is compiled:
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct Page { text: String }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct List { items: Vec<u64> }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct Node { next: Option<Box<u64>> }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// enum Either { This(u64), That(u32) }
+/// ```
 ///
 /// # Safety
 /// As for [`Shared`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.

@@ -40,6 +40,7 @@ mod heap;
 pub mod life;
 mod names;
 pub mod recover;
+mod robust;
 pub mod sched;
 pub mod segment;
 mod status;

@@ -20,9 +20,9 @@ pub use map::GcMap;
 pub use queue::Queue;
 pub use reference::{Gc, Slot};
 pub use root::Root;
-pub use shared::{Field, FieldDesc, RefMap, Shared, TypeCell};
+pub use shared::{Field, FieldDesc, RefMap, Shared, Target, TypeCell, mix_keys};
 pub use string::GcStr;
 pub use vec::GcVec;
 
 pub(crate) use cx::Inside;
-pub(crate) use shared::register;
+pub(crate) use shared::{Entry, register};

@@ -48,8 +48,8 @@ pub mod sysmon;
 mod time;
 
 pub use api::{
-    Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, Item, P, Queue, RefMap,
-    Root, Shared, Slot, TypeCell,
+    Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
+    Shared, Slot, Target, TypeCell, mix_keys,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};

@@ -201,7 +201,7 @@ fn four_ps_fill_and_empty_one_map() {
                     let got = map.get_or_insert(cx, k.to_le_bytes(), mine).unwrap();
                     assert_eq!(got.n, k);
                     w.fetch_add(u64::from(got.is(mine)), Relaxed);
-                    if k % 3 == 0 {
+                    if k.is_multiple_of(3) {
                         let gone = map.remove(cx, k.to_le_bytes());
                         r.fetch_add(u64::from(gone.is_some()), Relaxed);
                     }

@@ -39,7 +39,7 @@ use std::{
     },
 };
 
-use super::{Array, Cx, Gc, GcStr, Item, Slot, item::shareable_shell};
+use super::{Array, Cx, Gc, GcStr, Slot, Target, item::shareable_shell};
 use crate::{Shared, error::Result, failpoint};
 
 /// Buckets of the first table, and how many a table may have.
@@ -115,7 +115,7 @@ pub struct GcMap<V> {
 
 shareable_shell!(GcMap, MapCell);
 
-impl<V: Item> GcMap<V> {
+impl<V: Target> GcMap<V> {
     /// A new, empty map.
     ///
     /// # Errors

@@ -15,7 +15,6 @@ mod vec;
 pub use array::{Array, Element};
 pub use cx::{Cx, P};
 pub use handle::Handle;
-pub use item::Item;
 pub use map::GcMap;
 pub use queue::Queue;
 pub use reference::{Gc, Slot};

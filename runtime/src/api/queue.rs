@@ -39,7 +39,7 @@ use std::{
 
 use shm_layout::{Ref, word::TaskWord};
 
-use super::{Cx, Gc, Item, Slot, item::shareable_shell};
+use super::{Cx, Gc, Slot, Target, item::shareable_shell};
 use crate::{
     Shared,
     error::Result,
@@ -109,7 +109,7 @@ pub struct Queue<T> {
 
 shareable_shell!(Queue, QueueCell);
 
-impl<T: Item> Queue<T> {
+impl<T: Target> Queue<T> {
     /// A new, empty queue.
     ///
     /// # Errors
@@ -235,7 +235,7 @@ impl<K: Task> Step<'_, K> {
     ///
     /// # Errors
     /// Those of [`Cx::alloc`] and [`Cx::handle`].
-    pub fn push<T: Item>(&self, queue: Gc<'_, Queue<T>>, value: Gc<'_, T>) -> Result<()> {
+    pub fn push<T: Target>(&self, queue: Gc<'_, Queue<T>>, value: Gc<'_, T>) -> Result<()> {
         let node = queue.node_for(self, value)?;
         let kept = self.handle(node.untyped())?;
         let node = self.raw(Some(node));
@@ -248,7 +248,7 @@ impl<K: Task> Step<'_, K> {
     ///
     /// # Errors
     /// Those of [`Cx::handle`].
-    pub fn take<'cx, T: Item>(&'cx self, queue: Gc<'_, Queue<T>>) -> Result<Option<Gc<'cx, T>>> {
+    pub fn take<'cx, T: Target>(&'cx self, queue: Gc<'_, Queue<T>>) -> Result<Option<Gc<'cx, T>>> {
         let (task, run) = self.run();
         let Some(node) = queue.claim(self, state::reserved(task, run)) else {
             return Ok(None);

@@ -21,7 +21,7 @@ use std::{
     },
 };
 
-use super::{Array, Cx, Gc, Item, Slot, item::shareable_shell};
+use super::{Array, Cx, Gc, Slot, Target, item::shareable_shell};
 use crate::{Error, Shared, error::Result};
 
 /// Slots of the first part, and how many parts there can be: 8 (2^26 - 1) elements.
@@ -70,7 +70,7 @@ fn place(i: usize) -> (usize, usize) {
     (part, i - FIRST * ((1 << part) - 1))
 }
 
-impl<T: Item> GcVec<T> {
+impl<T: Target> GcVec<T> {
     /// A new, empty vector.
     ///
     /// # Errors

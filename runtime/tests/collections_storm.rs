@@ -1,6 +1,8 @@
 //! Real processes, real kills: children fill one map and one vector and move values between two queues while the parent kills them at
 //! random. Afterwards every key is there once, and every value stands in one queue, once.
-//! `cargo test -p coheap --test collections_storm -- --kills 2000 --seed 7` for more.
+//! `cargo test -p coheap --test collections_storm -- --kills 2000 --seed 7` for more. With the feature `failpoints` the children also
+//! obey `COHEAP_FAILPOINTS="queue.linked=1%kill"`; the map's points are passed often, so there less than 0.05 %: a step that dies
+//! too often is given up.
 
 use std::{
     collections::HashSet,

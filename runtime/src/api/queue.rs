@@ -19,6 +19,8 @@
 //!    A commit says `TAKEN` before the word moves on. So `RESERVED` by a run that is over means that it took no effect: failed, died,
 //!    or ran out of memory. Nobody gives a reservation back: the next taker just overrules it.
 //!
+//! There is no wait for a value: a step that finds none returns `Next::Sleep`, or is spawned by whoever pushes.
+//!
 //! **Cost**: O(1), plus the nodes reserved by others. **Order**: first in, first out among what is committed; a node whose taker
 //! did not take effect is back in its place. **If a process dies** between link and tail, the tail lags; between `TAKEN` and head,
 //! the head does: the next one moves them. A plain pop by a process that dies is a value lost: at most once. Taking in a step is

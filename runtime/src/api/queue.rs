@@ -146,7 +146,9 @@ impl<T: Target> Queue<T> {
     fn node_for<'cx>(&self, cx: &'cx Cx<'_>, value: Gc<'_, T>) -> Result<Gc<'cx, Node>> {
         let node = new_node(cx, state::UNLINKED)?;
         node.value.store(cx, Some(value.untyped()));
-        let home = cx.proc().seg.reference((&raw const self.cell).cast());
+        let here = (&raw const self.cell).cast();
+        assert!(cx.proc().seg.contains(here), "a queue of another heap");
+        let home = cx.proc().seg.reference(here);
         node.home.store(cx, cx.gc(home));
         Ok(node)
     }

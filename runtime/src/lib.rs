@@ -49,7 +49,7 @@ mod time;
 
 pub use api::{
     Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
-    Shared, Slot, Target, TypeCell, mix_keys,
+    Shared, Slot, Target, TypeCell, Types, mix_keys,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};

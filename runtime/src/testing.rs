@@ -295,7 +295,13 @@ impl<'p> Bench<'p> {
     }
     /// Gives the private cache of free task records back.
     pub fn return_tasks(self) {
-        self.0.return_tasks();
+        for task in self.0.task_cache.borrow_mut().drain(..) {
+            self.0.seg.task_free.set(task as usize);
+        }
+    }
+    /// Asks for so many dedicated mark workers in this cycle.
+    pub fn want_dedicated(self, n: u32) {
+        self.0.seg.hdr.gc.dedicated_wanted.store(n, Relaxed);
     }
     /// Gives up every cached span within its generation.
     pub fn release_spans(self) {
@@ -607,7 +613,7 @@ fn audit_procs(segment: &Segment, out: &mut Vec<String>) {
             ("gcw", &now.gcw[1]),
         ];
         for (name, word) in left {
-            if word.load(SeqCst) != 0 && (vacant || name != "worker") {
+            if word.load(SeqCst) != 0 && (vacant || !matches!(name, "worker" | "task")) {
                 out.push(format!("P{p} is idle and records {name} {}", word.load(SeqCst)));
             }
         }

@@ -22,6 +22,10 @@ pub struct Op {
     pub at_mark: fn(&mut P),
     /// Is the survivor inside a scope during the operation?
     pub p0_inside: bool,
+    /// Has the task lost so many runs that a death in the middle is its last?
+    pub may_give_up: bool,
+    /// Too long for the short form, which meets the same steps elsewhere?
+    pub long: bool,
 }
 
 #[derive(Shared)]
@@ -205,6 +209,10 @@ pub fn outcome(p: &mut P) -> String {
             at = entry.next.load(cx);
         }
         ids.sort_unstable();
+        assert!(
+            ids.windows(2).all(|w| w[0] != w[1]),
+            "an effect happened twice: {ids:?}"
+        );
         let tree = cx.root::<Node>("tree").expect("a root").get(cx);
         let out = cx.root::<Node>("out").expect("a root").get(cx);
         format!(
@@ -218,6 +226,11 @@ pub fn outcome(p: &mut P) -> String {
 fn count(cx: &Cx<'_>, node: Gc<'_, Node>) -> u64 {
     1 + node.left.load(cx).map_or(0, |n| count(cx, n))
         + node.right.load(cx).map_or(0, |n| count(cx, n))
+}
+
+/// A task of the survivor's own.
+pub fn submit_own(p: &mut P) -> Result<Submitted<Leaf>> {
+    p.submit(|cx| cx.alloc(Leaf { id: 500 }))
 }
 
 /// What a survivor does for itself: objects, a reference, a root.
@@ -282,6 +295,10 @@ fn submit_leaves(p: &mut P, n: u64) -> Box<dyn Any> {
 fn leaves(p: &mut P) -> Box<dyn Any> {
     a_tree(p);
     submit_leaves(p, 5)
+}
+
+fn many_leaves(p: &mut P) -> Box<dyn Any> {
+    submit_leaves(p, 257)
 }
 
 fn one_leaf(p: &mut P) -> Box<dyn Any> {
@@ -682,6 +699,16 @@ fn queue_push(segment: &Segment) {
     mark();
 }
 
+/// A push that finds the ring full.
+fn queue_overflow(segment: &Segment) {
+    let p = lease(segment);
+    let task = p.bench().pop_global().expect("a task");
+    p.bench().localize(256);
+    mark();
+    p.bench().unclaim(task, false);
+    mark();
+}
+
 fn queue_pop(segment: &Segment) {
     let p = lease(segment);
     p.bench().localize(3);
@@ -811,6 +838,19 @@ fn gc_start(segment: &Segment) {
     assert_eq!(p.bench().phase(), phase::BARRIER);
 }
 
+/// The start of a cycle while spans of the last are not swept yet.
+fn gc_start_unswept(segment: &Segment) {
+    let p = with_run(segment);
+    p.bench().drive(phase::MARK);
+    p.bench().finish_cycle();
+    p.bench().edge();
+    p.bench().request();
+    mark();
+    p.bench().step();
+    mark();
+    assert_eq!(p.bench().phase(), phase::BARRIER);
+}
+
 fn gc_black(segment: &Segment) {
     let p = with_run(segment);
     p.bench().request();
@@ -864,6 +904,17 @@ fn worker_claim(segment: &Segment) {
     let worker = p.bench().claim_worker();
     mark();
     p.bench().park_worker(worker.expect("a worker"));
+}
+
+/// A dedicated worker gives the P's queue away first.
+fn worker_dedicated(segment: &Segment) {
+    let p = marking(segment);
+    p.bench().localize(3);
+    p.bench().want_dedicated(1);
+    mark();
+    let worker = p.bench().claim_worker().expect("a worker");
+    p.bench().run_worker(worker);
+    mark();
 }
 
 fn worker_park(segment: &Segment) {
@@ -931,7 +982,6 @@ fn mark_wait(segment: &Segment) {
     mark();
     p.bench().run_worker(worker);
     mark();
-    assert_eq!(p.bench().phase(), phase::ROUND);
 }
 
 /// Whoever schedules next goes on with it.
@@ -1078,13 +1128,15 @@ fn names(segment: &Segment) {
 }
 
 macro_rules! ops {
-    ($($name:literal: $before:ident, $run:ident $(, at_mark $at:ident)? $(, inside $inside:literal)?;)+) => {
+    ($($name:literal: $before:ident, $run:ident $(, at_mark $at:ident)? $(, inside $inside:literal)? $(, worn $worn:literal)? $(, long $long:literal)?;)+) => {
         &[$(Op {
             name: $name,
             before: $before,
             run: $run,
             at_mark: { let at: fn(&mut P) = stays; $(let at: fn(&mut P) = { let _ = at; $at };)? at },
             p0_inside: { let inside = false; $(let inside = { let _ = inside; $inside };)? inside },
+            may_give_up: { let worn = false; $(let worn = { let _ = worn; $worn };)? worn },
+            long: { let long = false; $(let long = { let _ = long; $long };)? long },
         }),+]
     };
 }
@@ -1103,7 +1155,7 @@ pub const OPS: &[Op] = ops! {
     "alloc-partial": holes, alloc_partial;
     "alloc-new-span": a_tree, alloc_new_span;
     "alloc-large": nothing, alloc_large;
-    "alloc-large-black": a_tree, alloc_large_black;
+    "alloc-large-black": a_tree, alloc_large_black, long true;
     "alloc-large-multi": nothing, alloc_large_multi;
     "store": a_tree, store_off;
     "store-marking": a_tree, store_on;
@@ -1118,6 +1170,7 @@ pub const OPS: &[Op] = ops! {
     "queue-pop": leaves, queue_pop;
     "queue-pop-ring": leaves, queue_pop_ring;
     "queue-global": leaves, queue_global;
+    "queue-overflow": many_leaves, queue_overflow, long true;
     "submit": nothing, submit;
     "spawn": parent, spawn;
     "commit": parent, commit;
@@ -1128,13 +1181,15 @@ pub const OPS: &[Op] = ops! {
     "sleep": sleeper, sleep;
     "timer": sleeper, timer;
     "fail": failing, fail;
-    "give-up": worn_leaf, run_task;
+    "give-up": worn_leaf, run_task, worn true;
     "gc-start": a_tree, gc_start;
+    "gc-start-unswept": garbage, gc_start_unswept;
     "gc-black": a_tree, gc_black;
     "gc-mark": a_tree, gc_mark;
     "worker-start": nothing, worker_start;
     "worker-lost": nothing, worker_lost;
     "worker-claim": a_tree, worker_claim;
+    "worker-dedicated": leaves, worker_dedicated;
     "worker-park": a_tree, worker_park;
     "worker-reattach": a_tree, worker_reattach;
     "root-job": a_tree, root_job;
@@ -1142,7 +1197,7 @@ pub const OPS: &[Op] = ops! {
     "mark-done": a_tree, mark_done;
     "mark-wait": inside_marking, mark_wait, inside true;
     "migrate": inside_marking, migrate, at_mark goes_outside;
-    "rescan": a_tree, rescan;
+    "rescan": a_tree, rescan, long true;
     "buffer-fetch": survivor_marks, buffer_fetch, at_mark publishes;
     "buffer-dispose": a_tree, buffer_dispose;
     "resize": a_tree, resize;

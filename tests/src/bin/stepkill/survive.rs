@@ -23,6 +23,13 @@ pub struct Signature {
     outcome: String,
 }
 
+impl Signature {
+    /// One task given up, and no effect of it.
+    pub fn gave_up(&self) -> bool {
+        self.tasks == [0, 0, 0, 0, 0, 0, 1, 0] && self.outcome.starts_with("log []")
+    }
+}
+
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
@@ -107,6 +114,28 @@ pub fn run_tasks(p: &mut P, patience: Duration) -> Result<(), String> {
 pub fn allocate(p: &mut P) -> Result<(), String> {
     p.enter(|cx| ops::own_work(cx))
         .map_err(|e| format!("allocating: {e}"))
+}
+
+/// The survivor's own work while another P stands still: objects, and a task.
+pub fn own_work(p: &mut P, patience: Duration) -> Result<(), String> {
+    allocate(p)?;
+    let mine = ops::submit_own(p).map_err(|e| format!("submitting: {e}"))?;
+    let until = Instant::now() + patience;
+    let mut over = false;
+    p.run(&ops::kinds(), |p, _| {
+        over = p.enter(|cx| mine.is_over(cx));
+        if over || Instant::now() > until {
+            Idle::Return
+        } else {
+            Idle::Continue
+        }
+    })
+    .map_err(|e| format!("running tasks: {e}"))?;
+    if over {
+        Ok(())
+    } else {
+        Err(format!("the survivor's own task did not end within {patience:?}"))
+    }
 }
 
 fn work(p: &mut P) -> Result<Signature, String> {

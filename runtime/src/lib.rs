@@ -39,6 +39,7 @@ mod heap;
 pub mod life;
 mod names;
 pub mod recover;
+mod robust;
 pub mod sched;
 pub mod segment;
 mod status;

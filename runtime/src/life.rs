@@ -13,29 +13,21 @@
     reason = "initialises a pthread mutex in shared memory and hands it to raw_sync"
 )]
 
-use std::{
-    mem::MaybeUninit,
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{AcqRel, Acquire, Relaxed},
-    },
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 use raw_sync::locks::{LockImpl, LockInit, Mutex};
-use shm_layout::{
-    proc::{LIFE_BYTES, ProcRecord},
-    word::ProcWord,
-};
+use shm_layout::{proc::ProcRecord, word::ProcWord};
 
-use crate::{Error, error::Result, segment::Segment};
+use crate::{Error, error::Result, robust, segment::Segment};
 
 /// The kernel's "owner died" bit in a robust futex word.
 const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
 /// The kernel's "somebody waits" bit.
 const FUTEX_WAITERS: u32 = 0x8000_0000;
 const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
-
-const _: () = assert!(size_of::<libc::pthread_mutex_t>() <= LIFE_BYTES);
 
 /// The held life word of this thread's P. Ends by [`LifeLock::release`], or by the thread's end.
 pub(crate) struct LifeLock {
@@ -58,7 +50,9 @@ pub(crate) fn take(record: &ProcRecord) -> Result<LifeLock> {
     let at = (&raw const record.life.0)
         .cast_mut()
         .cast::<libc::pthread_mutex_t>();
-    init_robust(at)?;
+    // SAFETY: the record's life bytes, which nobody else uses: the caller has leased the record, and the last lease's thread has
+    // ended or unlocked.
+    unsafe { robust::init(at) }?;
     // SAFETY: the memory is a valid pthread mutex from here on, process-shared and robust; `raw_sync` keeps no other state in it.
     let made = unsafe { Mutex::from_existing(at.cast(), std::ptr::null_mut()) };
     let (lock, _) =
@@ -72,45 +66,6 @@ pub(crate) fn take(record: &ProcRecord) -> Result<LifeLock> {
     })?;
     std::mem::forget(guard);
     Ok(LifeLock { lock })
-}
-
-fn init_robust(at: *mut libc::pthread_mutex_t) -> Result<()> {
-    let check = |code: i32, what: &str| {
-        if code == 0 {
-            Ok(())
-        } else {
-            Err(Error::os(what, std::io::Error::from_raw_os_error(code)))
-        }
-    };
-    let mut attr = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
-    // SAFETY: `attr` is memory for an attribute object.
-    check(
-        unsafe { libc::pthread_mutexattr_init(attr.as_mut_ptr()) },
-        "making mutex attributes",
-    )?;
-    // SAFETY: initialised above.
-    check(
-        unsafe {
-            libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED)
-        },
-        "sharing the life word",
-    )?;
-    // SAFETY: initialised above.
-    check(
-        unsafe { libc::pthread_mutexattr_setrobust(attr.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST) },
-        "making the life word robust",
-    )?;
-    // SAFETY: the record's life bytes are large enough (asserted above), aligned to a cache line, and nobody else uses them: the
-    // caller has leased the record, and the last lease's thread has ended or unlocked.
-    check(
-        unsafe { libc::pthread_mutex_init(at, attr.as_ptr()) },
-        "making the life word",
-    )?;
-    // SAFETY: initialised above, not used afterwards.
-    check(
-        unsafe { libc::pthread_mutexattr_destroy(attr.as_mut_ptr()) },
-        "dropping mutex attributes",
-    )
 }
 
 impl LifeLock {

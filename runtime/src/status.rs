@@ -2,10 +2,7 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use shm_layout::{
-    CHUNK_BYTES,
-    word::{PhaseWord, ProcWord, SlotWord, TaskWord, WorkerWord},
-};
+use shm_layout::word::{PhaseWord, ProcWord, SlotWord, TaskWord, WorkerWord};
 
 use crate::{
     api::{GcStr, P},
@@ -171,8 +168,7 @@ impl Segment {
         Status {
             name: self.name(),
             limit_bytes: self.geo.limit_bytes,
-            committed_bytes: u64::from(self.hdr.committed_chunks.0.load(Acquire))
-                * CHUNK_BYTES as u64,
+            committed_bytes: self.ready_bytes(),
             heap_live: gc.heap_live.0.load(Relaxed),
             heap_goal: gc.goal.load(Relaxed),
             heap_trigger: gc.trigger.0.load(Relaxed),

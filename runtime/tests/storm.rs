@@ -9,6 +9,10 @@ use std::{
 };
 
 use coheap::*;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[derive(Shared)]
 struct Node {
@@ -97,25 +101,25 @@ impl Task for Fan {
             fan.joins.store(cx, me.joins.load(cx));
             Ok::<_, Error>(fan)
         };
-        if me.next < me.width {
-            if let Some(joins) = me.joins.load(cx) {
-                let join = joins[me.next as usize]
-                    .load(cx)
-                    .expect("every entry was filled before the step took effect");
-                if !join.is_over() {
-                    return Ok(Next::Join(
-                        again(me.rounds, me.next, me.sum)?,
-                        join.to_join(),
-                    ));
-                }
-                assert!(!join.has_failed(), "a leaf was given up");
-                let nodes = join.result(cx).map_or(0, |s| s.nodes);
-                return Ok(Next::Continue(again(
-                    me.rounds,
-                    me.next + 1,
-                    me.sum + nodes,
-                )?));
+        if me.next < me.width
+            && let Some(joins) = me.joins.load(cx)
+        {
+            let join = joins[me.next as usize]
+                .load(cx)
+                .expect("every entry was filled before the step took effect");
+            if !join.is_over() {
+                return Ok(Next::Join(
+                    again(me.rounds, me.next, me.sum)?,
+                    join.to_join(),
+                ));
             }
+            assert!(!join.has_failed(), "a leaf was given up");
+            let nodes = join.result(cx).map_or(0, |s| s.nodes);
+            return Ok(Next::Continue(again(
+                me.rounds,
+                me.next + 1,
+                me.sum + nodes,
+            )?));
         }
         if me.rounds == 0 {
             return Ok(Next::Done(Some(cx.alloc(Sum { nodes: me.sum })?)));
@@ -208,7 +212,7 @@ fn main() {
     let segment = Segment::create(&config).unwrap();
     let mut p = P::lease(segment.clone()).unwrap();
     let mut children: Vec<Child> = (0..width).map(|_| spawn(&segment)).collect();
-    let (mut killed, mut runs, mut died) = (0u64, 0u64, 0u64);
+    let (mut killed, mut stopped, mut runs, mut died) = (0u64, 0u64, 0u64, 0u64);
     let began = Instant::now();
     let runs_min = arg("--runs", 0);
     while killed < kills || runs < runs_min {
@@ -230,6 +234,14 @@ fn main() {
         let deadline = Instant::now() + Duration::from_secs(12);
         while !p.enter(|cx| fans.iter().all(|f| f.is_over(cx))) {
             std::thread::sleep(Duration::from_micros(rng.u64(100..6000)));
+            if rng.u8(..) < 40 {
+                // A stopped process holds up the end of a cycle, and nobody else.
+                let pid = Pid::from_raw(children[rng.usize(0..children.len())].id() as i32);
+                kill(pid, Signal::SIGSTOP).unwrap();
+                std::thread::sleep(Duration::from_micros(rng.u64(100..20_000)));
+                kill(pid, Signal::SIGCONT).unwrap();
+                stopped += 1;
+            }
             if killed < kills {
                 let i = rng.usize(0..children.len());
                 children[i].kill().unwrap();
@@ -279,7 +291,7 @@ fn main() {
     recover::recover_dead(&segment);
     let status = segment.status();
     println!(
-        "storm: {killed} kills, {died} recovered by the parent, {} in all, {runs} runs, {} cycles, {} migrations, {} requeued, {:.1?}",
+        "storm: {killed} kills, {stopped} stops, {died} recovered by the parent, {} in all, {runs} runs, {} cycles, {} migrations, {} requeued, {:.1?}",
         status.deaths,
         status.gc_cycles,
         status.migrations,

@@ -133,5 +133,5 @@ pub struct ProcArea {
 
 const _: () = {
     assert!(size_of::<ProcRecord>() == 4096);
-    assert!(size_of::<ProcArea>() % 4096 == 0);
+    assert!(size_of::<ProcArea>().is_multiple_of(4096));
 };

@@ -101,8 +101,8 @@ fn run_again(p: &mut P, id: u64, spec: &WorkloadSpec) {
 
 #[test]
 fn a_full_heap_is_an_error_with_numbers() {
-    let segment = segment(16, 100, Backing::Memfd);
-    let error = run(&segment, 1, &WorkloadSpec::Trees { depth: 20 }, 2).unwrap_err();
+    let segment = segment(8, 100, Backing::Memfd);
+    let error = run(&segment, 1, &WorkloadSpec::Trees { depth: 18 }, 2).unwrap_err();
     assert!(
         matches!(error, Error::HeapFull { need_bytes, .. } if need_bytes > 0),
         "{error}"

@@ -33,7 +33,8 @@ pub struct Handle<T> {
     inc: u32,
     index: u32,
     /// Handles go back to the P's table by plain stores of the owning thread.
-    target: PhantomData<(*mut (), fn() -> T)>,
+    not_send: PhantomData<*mut ()>,
+    target: PhantomData<fn() -> T>,
 }
 
 impl<T> Handle<T> {
@@ -88,6 +89,7 @@ impl Cx<'_> {
             p: proc.me.p,
             inc: proc.inc,
             index,
+            not_send: PhantomData,
             target: PhantomData,
         })
     }

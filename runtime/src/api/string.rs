@@ -1,8 +1,8 @@
 //! Strings: immutable bytes in the heap.
 #![expect(unsafe_code, reason = "copies bytes behind a count")]
 
-use super::{Array, Cx, Gc, RefMap};
-use crate::error::Result;
+use super::{Array, Cx, Gc, RefMap, Target};
+use crate::{error::Result, names};
 
 /// Immutable bytes, UTF-8 or not. Exists only behind a [`Gc`].
 ///
@@ -20,6 +20,11 @@ use crate::error::Result;
 /// ```
 #[repr(transparent)]
 pub struct GcStr(Array<u8>);
+
+// SAFETY: bytes, and nothing else has this key.
+unsafe impl Target for GcStr {
+    const KEY: u64 = names::hash(b"coheap::GcStr");
+}
 
 impl GcStr {
     /// The bytes.
@@ -59,7 +64,7 @@ impl<'p> Cx<'p> {
         let at = self.proc().array_of(bytes.len(), 1, &RefMap::NONE, false)?;
         // SAFETY: `array_of` made room for `bytes.len()` bytes behind the eight of the count; the object is ours alone; the source
         // is private memory or another object.
-        unsafe { std::ptr::copy(bytes.as_ptr(), at.add(8), bytes.len()) };
+        unsafe { std::ptr::copy(bytes.as_ptr(), at.wrapping_add(8), bytes.len()) };
         // SAFETY: an array of bytes, initialised just now; `GcStr` is one.
         Ok(unsafe { Gc::from_raw(at) })
     }

@@ -84,27 +84,33 @@ fn revise(gc: &Gc) {
     gc.assist_ratio.store(ratio as u64, Relaxed);
 }
 
-/// Go's gcController.endCycle and gcSetTriggerRatio, after marking has ended or `gc_percent` has changed.
-pub(crate) fn commit(segment: &Segment) {
+/// Go's gcController.endCycle, after marking has ended: what is live, and when the next cycle starts.
+pub(crate) fn end_cycle(segment: &Segment) {
     let gc = &segment.hdr.gc;
     let marked_before = gc.marked_live.load(Relaxed);
     let live_end = gc.heap_live.0.load(Relaxed);
-    let cycle_done = gc.bytes_marked.0.load(Relaxed);
-    if cycle_done > 0 {
-        gc.live_at_mark_end.store(live_end, Relaxed);
-        move_trigger(segment, marked_before, live_end);
-        gc.marked_live.store(cycle_done, Relaxed);
-        gc.heap_live.0.store(cycle_done, Relaxed);
-        segment
-            .hdr
-            .stats
-            .freed_bytes
-            .fetch_add(live_end.saturating_sub(cycle_done), Relaxed);
-    }
+    // What was returned after a flush may exceed what was flushed since: none, then.
+    let marked = (gc.bytes_marked.0.load(Relaxed) as i64).max(0) as u64;
+    gc.live_at_mark_end.store(live_end, Relaxed);
+    move_trigger(segment, marked_before, live_end);
+    gc.marked_live.store(marked, Relaxed);
+    gc.heap_live.0.store(marked, Relaxed);
+    segment
+        .hdr
+        .stats
+        .freed_bytes
+        .fetch_add(live_end.saturating_sub(marked), Relaxed);
+    set_trigger(segment);
+}
+
+/// Goal and trigger from what the last cycle found live.
+pub(crate) fn set_trigger(segment: &Segment) {
+    let gc = &segment.hdr.gc;
     let live = gc.marked_live.load(Relaxed);
+    let percent = gc.gc_percent.load(Relaxed);
     let (goal, trigger) = goal_and_trigger(
         live,
-        gc.gc_percent.load(Relaxed),
+        percent,
         gc.trigger_ratio.load(Relaxed),
         gc.soft_limit.load(Relaxed),
     );
@@ -183,15 +189,7 @@ fn utilization(segment: &Segment) -> f64 {
 /// ```
 pub fn set_gc_percent(segment: &Segment, percent: i32) {
     segment.hdr.gc.gc_percent.store(percent, Relaxed);
-    let gc = &segment.hdr.gc;
-    let (goal, trigger) = goal_and_trigger(
-        gc.marked_live.load(Relaxed),
-        percent,
-        gc.trigger_ratio.load(Relaxed),
-        gc.soft_limit.load(Relaxed),
-    );
-    gc.goal.store(goal, Relaxed);
-    gc.trigger.0.store(trigger, Relaxed);
+    set_trigger(segment);
 }
 
 impl Proc {

@@ -131,7 +131,7 @@ impl Proc {
             return MarkDone::NotYet;
         }
         failpoint!("mark_done.off");
-        gc_controller::commit(&self.seg);
+        gc_controller::end_cycle(&self.seg);
         let stats = &self.seg.hdr.stats;
         stats.cycles.fetch_add(1, Relaxed);
         stats.cycles_by[gc.trigger_kind.load(Relaxed) as usize % 5].fetch_add(1, Relaxed);

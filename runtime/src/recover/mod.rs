@@ -14,10 +14,7 @@ mod marking;
 mod spans;
 mod tasks;
 
-use std::{
-    mem::MaybeUninit,
-    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
 use shm_layout::{
     header::Header,
@@ -25,7 +22,7 @@ use shm_layout::{
     word::{Owner, ProcWord},
 };
 
-use crate::{Error, error::Result, failpoint, life, segment::Segment, time::now_ns};
+use crate::{error::Result, failpoint, life, robust, segment::Segment, time::now_ns};
 
 /// What is known about a death that was recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,29 +248,6 @@ impl Drop for RecoveryLock {
 
 /// Makes the recoverers' mutex, in a new segment.
 pub(crate) fn init_lock(header: &Header) -> Result<()> {
-    let check = |code: i32| {
-        if code == 0 {
-            Ok(())
-        } else {
-            Err(Error::os(
-                "making the recovery lock",
-                std::io::Error::from_raw_os_error(code),
-            ))
-        }
-    };
-    let mut attr = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
-    // SAFETY: `attr` is memory for an attribute object.
-    check(unsafe { libc::pthread_mutexattr_init(attr.as_mut_ptr()) })?;
-    // SAFETY: initialised above.
-    check(unsafe {
-        libc::pthread_mutexattr_setpshared(attr.as_mut_ptr(), libc::PTHREAD_PROCESS_SHARED)
-    })?;
-    // SAFETY: initialised above.
-    check(unsafe {
-        libc::pthread_mutexattr_setrobust(attr.as_mut_ptr(), libc::PTHREAD_MUTEX_ROBUST)
-    })?;
-    // SAFETY: 64 bytes of a segment that nobody else has opened yet.
-    check(unsafe { libc::pthread_mutex_init(RecoveryLock::at(header), attr.as_ptr()) })?;
-    // SAFETY: initialised above, not used afterwards.
-    check(unsafe { libc::pthread_mutexattr_destroy(attr.as_mut_ptr()) })
+    // SAFETY: bytes of the header set aside for it, in a segment that nobody else has opened yet.
+    unsafe { robust::init(RecoveryLock::at(header)) }
 }

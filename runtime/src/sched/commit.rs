@@ -316,5 +316,5 @@ fn entries(segment: &Segment, commit: Ref) -> &[Entry] {
     // SAFETY: a commit record is an array of entries (`make_record`): count in the first word.
     let len = unsafe { AtomicU32::from_ptr(at.cast()) }.load(Acquire) as usize;
     // SAFETY: as above: `len` entries of atomics behind eight bytes, in an object that the task's record keeps alive.
-    unsafe { std::slice::from_raw_parts(at.add(8).cast::<Entry>(), len) }
+    unsafe { std::slice::from_raw_parts(at.wrapping_add(8).cast::<Entry>(), len) }
 }

@@ -37,6 +37,8 @@ pub(crate) const ATTEMPTS_MAX: u8 = 3;
 const SPINS: u32 = 20;
 /// A sleep's longest: whatever was missed is found then.
 const NAP: Duration = Duration::from_millis(10);
+/// Memory is given back when no cycle has ended for this long.
+const SCAVENGE_AFTER_NS: u64 = 50_000_000;
 /// Activities, for people (`ProcRecord::activity`).
 pub(crate) mod activity {
     pub const IDLE: u32 = 0;
@@ -239,8 +241,24 @@ impl Proc {
         };
         self.stop_p(patience, || !self.work_in_sight());
         self.trace(ev::PROC_START, 0, 0);
+        self.scavenge();
         // Without a daemon the first survivor that has time recovers the dead.
         crate::recover::recover_dead(&self.seg);
+    }
+
+    /// Gives memory back that the heap has not needed for a while (Go's scavenger): one chunk per sleep, above a tenth over the goal.
+    fn scavenge(&self) {
+        let gc = &self.seg.hdr.gc;
+        let swept = gc.pages_swept.load(Relaxed)
+            >= u64::from(self.seg.hdr.committed_chunks.0.load(Relaxed))
+                * shm_layout::CHUNK_PAGES as u64;
+        let settled = now_ns().saturating_sub(gc.at_ns[4].load(Relaxed)) > SCAVENGE_AFTER_NS;
+        if self.seg.phase().kind() == PhaseWord::OFF && swept && settled {
+            let keep = gc.goal.load(Relaxed) / 10 * 11 + 2 * shm_layout::CHUNK_BYTES as u64;
+            if self.seg.ready_bytes() > keep {
+                self.seg.release_chunk(self.me);
+            }
+        }
     }
 
     /// The question of `schedule`, without doing anything.

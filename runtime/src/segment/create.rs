@@ -215,7 +215,7 @@ fn fill_header(segment: &Segment, config: &SegmentConfig) {
     };
     h.gc.soft_limit.store(soft, Relaxed);
     h.gc.trigger_ratio.store(65536 * 7 / 8, Relaxed);
-    crate::gc::gc_controller::commit(segment);
+    crate::gc::gc_controller::set_trigger(segment);
     h.sched
         .gomaxprocs
         .0

@@ -28,8 +28,8 @@ pub(crate) mod chunk {
     pub const ABSENT: u8 = 0;
     pub const COMMITTING: u8 = 1;
     pub const READY: u8 = 2;
-    pub const RELEASED: u8 = 4;
     pub const RELEASING: u8 = 3;
+    pub const RELEASED: u8 = 4;
 }
 
 impl Segment {
@@ -88,6 +88,71 @@ impl Segment {
         failpoint!("grow.done");
         self.chunk_words[c].store(mine.with_state(chunk::READY).0, Release);
         Ok(())
+    }
+
+    /// Gives one chunk whose pages are all free back to the kernel: the highest. True when it did.
+    ///
+    /// The chunk's word is claimed, its page bits are taken one word at a time (given back when one is lost), the hole is punched,
+    /// and the word says released: from then on the chunk is committed again before use.
+    pub(crate) fn release_chunk(&self, me: Owner) -> bool {
+        let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
+        (1..committed)
+            .rev()
+            .any(|c| self.is_idle_chunk(c) && self.try_release(c, me))
+    }
+
+    /// Bytes of chunks that have memory.
+    pub(crate) fn ready_bytes(&self) -> u64 {
+        let ready =
+            |w: &std::sync::atomic::AtomicU64| JobWord(w.load(Relaxed)).state() == chunk::READY;
+        let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
+        self.chunk_words[..committed]
+            .iter()
+            .filter(|w| ready(w))
+            .count() as u64
+            * shm_layout::CHUNK_BYTES as u64
+    }
+
+    fn is_idle_chunk(&self, c: usize) -> bool {
+        let first = c * CHUNK_PAGES / 64;
+        JobWord(self.chunk_words[c].load(Acquire)).state() == chunk::READY
+            && self.page_bits[first..first + CHUNK_PAGES / 64]
+                .iter()
+                .all(|w| w.load(Acquire) == !0)
+    }
+
+    fn try_release(&self, c: usize, me: Owner) -> bool {
+        let word = JobWord(self.chunk_words[c].load(Acquire));
+        let mine = JobWord(0)
+            .with_state(chunk::RELEASING)
+            .with_p(me.p)
+            .with_inc(me.inc)
+            .with_cycle(word.cycle().wrapping_add(1));
+        if word.state() != chunk::READY
+            || self.chunk_words[c]
+                .compare_exchange(word.0, mine.0, AcqRel, Relaxed)
+                .is_err()
+        {
+            return false;
+        }
+        failpoint!("release.claimed");
+        let first = c * CHUNK_PAGES;
+        let taken = self.clear_bits(first, CHUNK_PAGES);
+        failpoint!("release.taken");
+        if taken < CHUNK_PAGES {
+            self.set_bits(first, taken);
+            self.chunk_words[c].store(mine.with_state(chunk::READY).0, Release);
+            return false;
+        }
+        let (at, bytes) = self.geo.chunk_ranges(c)[0];
+        let punched = limits::release(self.fd(), at, bytes).is_ok();
+        failpoint!("release.punched");
+        if punched {
+            self.hdr.stats.released_chunks.fetch_add(1, Relaxed);
+        }
+        // Released in either case: committing it again is harmless where it was not punched.
+        self.chunk_words[c].store(mine.with_state(chunk::RELEASED).0, Release);
+        punched
     }
 
     /// The error value of a full heap, with its numbers.
@@ -359,16 +424,33 @@ pub(crate) fn settle_pages(segment: &Segment, dead: Owner) {
         }
         if named && word.state() == chunk::RELEASING {
             crate::probe!(segment, GrowReleasing);
-            // Its pages were all taken by the dead; the hole may or may not be there, and reserving again is harmless.
-            segment.chunk_words[c].store(
-                word.with_state(chunk::RELEASED)
-                    .with_cycle(word.cycle().wrapping_add(1))
-                    .0,
-                Release,
-            );
+            settle_releasing(segment, dead, c, word);
         }
     }
     segment.procs[dead.p as usize].now.0.intent.store(0, SeqCst);
+}
+
+/// Died giving a chunk back. Holding all its pages: released, whether the hole is there or not. Else what it had taken goes back.
+fn settle_releasing(segment: &Segment, dead: Owner, c: usize, word: JobWord) {
+    let first = c * CHUNK_PAGES / 64;
+    let all_taken = segment.page_bits[first..first + CHUNK_PAGES / 64]
+        .iter()
+        .all(|w| w.load(Acquire) == 0)
+        && (c * CHUNK_PAGES..(c + 1) * CHUNK_PAGES).all(|page| lost_page(segment, dead, page));
+    let state = if all_taken {
+        chunk::RELEASED
+    } else {
+        chunk::READY
+    };
+    if !all_taken {
+        settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES);
+    }
+    segment.chunk_words[c].store(
+        word.with_state(state)
+            .with_cycle(word.cycle().wrapping_add(1))
+            .0,
+        Release,
+    );
 }
 
 fn settle_range(segment: &Segment, dead: Owner, first: usize, count: usize) {

@@ -25,12 +25,12 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, at: usize, bytes: usize) -> Result<()>
         need_bytes: bytes as u64,
         reason,
     };
-    if let Some(room) = cgroup_room() {
-        if (bytes as u64) + CGROUP_MARGIN_BYTES > room {
-            return Err(refused(format!(
-                "the memory cgroup has {room} bytes left, and kills instead of refusing"
-            )));
-        }
+    if let Some(room) = cgroup_room()
+        && (bytes as u64) + CGROUP_MARGIN_BYTES > room
+    {
+        return Err(refused(format!(
+            "the memory cgroup has {room} bytes left, and kills instead of refusing"
+        )));
     }
     loop {
         return match nix::fcntl::fallocate(fd, FallocateFlags::empty(), at as i64, bytes as i64) {

@@ -1,8 +1,8 @@
 //! `gcbench`: the shape of Boehm's GCBench (after Ellis and Kovac).
 //!
 //! 1. A stretch tree of depth 18 is built from the leaves up, counted and dropped. 2. A long-lived tree of depth 16 is filled from its
-//! root down, and an array of 500,000 doubles is made; both stay. 3. For the depths 4, 6, ... 16 short-lived trees are made, half of
-//! the work from the root down, half from the leaves up; all together as many nodes per depth and direction as twice the stretch tree.
+//!    root down, and an array of 500,000 doubles is made; both stay. 3. For the depths 4, 6, ... 16 short-lived trees are made, half of
+//!    the work from the root down, half from the leaves up; all together as many nodes per depth and direction as twice the stretch tree.
 //! 4. The long-lived tree is counted, element 1000 of the array must be 1/1001.
 //!
 //! **If a process dies** its steps run again; node counts travel in contexts and results, so each counts once.

@@ -1,7 +1,7 @@
 //! The built-in workloads: real work over the shared heap, each with a result that can be checked from outside.
 //!
 //! 1. [`submit`] enters a run into the heap, under its number, and makes the task that carries it. 2. P's of any process that know
-//! [`kinds`] run it. 3. [`Running::poll`], in any process, says when the result is there, and reads it.
+//!    [`kinds`] run it. 3. [`Running::poll`], in any process, says when the result is there, and reads it.
 //!
 //! ```
 //! use coheap::*;

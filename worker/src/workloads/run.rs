@@ -2,8 +2,8 @@
 //!
 //! 1. A [`Run`] is entered at the head of a list under the root `runs`, by compare-exchange, so that a number is entered once.
 //! 2. A [`RunTask`] takes the run: the first whose context stands in `owner` carries it, any other ends at once. 3. It spawns the
-//! workload's own task and waits for its [`Outcome`]. 4. It stores the outcome in the run. Steps 2 and 4 are stores that repeat
-//! to the same value, so they need not wait for the step's commit.
+//!    workload's own task and waits for its [`Outcome`]. 4. It stores the outcome in the run. Steps 2 and 4 are stores that repeat
+//!    to the same value, so they need not wait for the step's commit.
 //!
 //! **If a process dies** anywhere here the task runs again and finds what it had done. A run that has failed stays failed; the
 //! reason is in the records of the tasks that were given up.
@@ -290,6 +290,26 @@ pub fn cancel<'cx>(
     Ok(Some(outcome))
 }
 
+/// Passes a step's result on. If it will be the end of the task, because memory was short once too often, the run is cancelled with
+/// it: its other tasks would wait for a collection each, only to end the same way.
+///
+/// # Errors
+/// That of the step.
+pub fn or_cancel<T>(run: Gc<'_, Run>, attempts: u32, result: Result<T>) -> Result<T> {
+    if let Err(Error::HeapFull { .. } | Error::NoMemory { .. }) = result
+        && attempts >= ATTEMPTS_MAX
+    {
+        run.cancelled.store(1, Release);
+    }
+    result
+}
+
+/// Runs of a step that may end for lack of memory before its task is given up: the scheduler's limit.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// What a step asks the heap for when its present span is full: named when there was no room for the error's own text.
+const SPAN_BYTES: u64 = 16 << 10;
+
 /// The error of a failed run: the most telling one of the tasks that were given up.
 pub fn error(p: &mut P, what: String) -> Error {
     let failed = p.failed_tasks(1000);
@@ -326,11 +346,11 @@ pub fn error(p: &mut P, what: String) -> Error {
     }
 }
 
-/// The first number before "bytes wanted", as [`Error::HeapFull`] words it; 0 when there is none.
+/// The first number before "bytes wanted", as [`Error::HeapFull`] words it.
 fn bytes_wanted(text: &str) -> u64 {
     text.split(" bytes")
         .next()
         .and_then(|head| head.rsplit(' ').next())
         .and_then(|n| n.parse().ok())
-        .unwrap_or(0)
+        .unwrap_or(SPAN_BYTES)
 }

@@ -1,9 +1,9 @@
 //! `trees`: binary-trees of the Benchmarks Game, with its check values, in the shared heap.
 //!
 //! 1. A *stretch* tree one level deeper is built, counted and dropped. 2. The *long-lived* tree is built and kept. 3. For the depths
-//! 4, 6, ... many trees are built, counted and dropped. 4. The long-lived tree is counted.
-//! Trees deeper than [`STEP_DEPTH`] are built and counted by a task per half, so that a step stays short and halves may be stolen;
-//! shallow ones many per step. Each tree of step 3 is whole before it is counted, as in the original.
+//!    4, 6, ... many trees are built, counted and dropped. 4. The long-lived tree is counted.
+//!    Trees deeper than [`STEP_DEPTH`] are built and counted by a task per half, so that a step stays short and halves may be stolen;
+//!    shallow ones many per step. Each tree of step 3 is whole before it is counted, as in the original.
 //!
 //! **If a process dies** its steps run again; counts travel as results of tasks, so each counts once.
 //! **Rejected:** one task per tree: at depth 4 a tree is 31 nodes, less work than a task.
@@ -108,16 +108,20 @@ pub(super) fn result_of<'cx, T: Shared>(
 #[derive(Shared)]
 pub struct Build {
     depth: u32,
+    run: Slot<Run>,
     left: Slot<Join<Node>>,
     right: Slot<Join<Node>>,
 }
 
-fn build<'cx>(cx: &'cx Cx<'_>, depth: u32) -> Result<Gc<'cx, Build>> {
-    cx.alloc(Build {
+fn build<'cx>(cx: &'cx Cx<'_>, run: Option<Gc<'_, Run>>, depth: u32) -> Result<Gc<'cx, Build>> {
+    let task = cx.alloc(Build {
         depth,
+        run: Slot::nil(),
         left: Slot::nil(),
         right: Slot::nil(),
-    })
+    })?;
+    task.run.store(cx, run);
+    Ok(task)
 }
 
 impl Task for Build {
@@ -126,31 +130,40 @@ impl Task for Build {
 
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
         let cx = &*cx;
-        let me = cx.context();
-        if me.depth <= STEP_DEPTH {
-            return Ok(Next::Done(Some(bottom_up(cx, me.depth)?)));
+        let run = present(cx.context().run.load(cx))?;
+        if run.is_cancelled() {
+            return Ok(Next::Done(None));
         }
-        let (Some(left), Some(right)) = (me.left.load(cx), me.right.load(cx)) else {
-            let next = build(cx, me.depth)?;
-            let left = cx.spawn_join(build(cx, me.depth - 1)?)?;
-            let right = cx.spawn_join(build(cx, me.depth - 1)?)?;
-            next.left.store(cx, Some(left));
-            next.right.store(cx, Some(right));
-            return Ok(Next::Join(next, left.to_join()));
-        };
-        for half in [left, right] {
-            if !half.is_over() {
-                return Ok(Next::Join(me, half.to_join()));
-            }
-        }
-        let left = result_of(cx, left, "half of a tree")?;
-        let right = result_of(cx, right, "half of a tree")?;
-        Ok(Next::Done(Some(join_halves(cx, left, right)?)))
+        run::or_cancel(run, cx.attempts(), build_on(cx))
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {
         format!("depth {}", self.depth)
     }
+}
+
+fn build_on<'a>(cx: &'a Step<'_, Build>) -> Result<Next<'a, Build>> {
+    let me = cx.context();
+    if me.depth <= STEP_DEPTH {
+        return Ok(Next::Done(Some(bottom_up(cx, me.depth)?)));
+    }
+    let (Some(left), Some(right)) = (me.left.load(cx), me.right.load(cx)) else {
+        let run = me.run.load(cx);
+        let next = build(cx, run, me.depth)?;
+        let left = cx.spawn_join(build(cx, run, me.depth - 1)?)?;
+        let right = cx.spawn_join(build(cx, run, me.depth - 1)?)?;
+        next.left.store(cx, Some(left));
+        next.right.store(cx, Some(right));
+        return Ok(Next::Join(next, left.to_join()));
+    };
+    for half in [left, right] {
+        if !half.is_over() {
+            return Ok(Next::Join(me, half.to_join()));
+        }
+    }
+    let left = result_of(cx, left, "half of a tree")?;
+    let right = result_of(cx, right, "half of a tree")?;
+    Ok(Next::Done(Some(join_halves(cx, left, right)?)))
 }
 
 /// Counts a tree.
@@ -213,6 +226,7 @@ pub struct Churn {
     left: u64,
     sum: u64,
     depth: u32,
+    run: Slot<Run>,
     building: Slot<Join<Node>>,
     counting: Slot<Join<Number>>,
 }
@@ -224,45 +238,42 @@ impl Task for Churn {
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
         let cx = &*cx;
         let me = cx.context();
-        if me.left == 0 {
-            return Ok(Next::Done(Some(cx.alloc(Number { value: me.sum })?)));
+        let run = present(me.run.load(cx))?;
+        if run.is_cancelled() {
+            return Ok(Next::Done(None));
         }
-        if me.depth <= STEP_DEPTH {
-            return churn_many(cx);
-        }
-        let next = |sum, left| {
-            cx.alloc(Churn {
-                left,
-                sum,
-                depth: me.depth,
-                ..Churn::default()
-            })
+        let next = if me.left == 0 {
+            cx.alloc(Number { value: me.sum })
+                .map(|n| Next::Done(Some(n)))
+        } else if me.depth <= STEP_DEPTH {
+            churn_many(cx)
+        } else {
+            churn_one(cx)
         };
-        if let Some(join) = me.counting.load(cx) {
-            if !join.is_over() {
-                return Ok(Next::Join(me, join.to_join()));
-            }
-            let n = result_of(cx, join, "counting a tree")?.value;
-            return Ok(Next::Continue(next(me.sum + n, me.left - 1)?));
-        }
-        let next = next(me.sum, me.left)?;
-        let Some(join) = me.building.load(cx) else {
-            let join = cx.spawn_join(build(cx, me.depth)?)?;
-            next.building.store(cx, Some(join));
-            return Ok(Next::Join(next, join.to_join()));
-        };
-        if !join.is_over() {
-            return Ok(Next::Join(me, join.to_join()));
-        }
-        let tree = result_of(cx, join, "building a tree")?;
-        let join = cx.spawn_join(count_task(cx, tree, me.depth)?)?;
-        next.counting.store(cx, Some(join));
-        Ok(Next::Join(next, join.to_join()))
+        run::or_cancel(run, cx.attempts(), next)
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {
         format!("{} trees of depth {}", self.left, self.depth)
     }
+}
+
+/// The next context of a share.
+fn churn_context<'cx>(
+    cx: &'cx Cx<'_>,
+    run: Option<Gc<'_, Run>>,
+    depth: u32,
+    left: u64,
+    sum: u64,
+) -> Result<Gc<'cx, Churn>> {
+    let task = cx.alloc(Churn {
+        left,
+        sum,
+        depth,
+        ..Churn::default()
+    })?;
+    task.run.store(cx, run);
+    Ok(task)
 }
 
 /// As many whole trees as one of depth [`STEP_DEPTH`] has nodes.
@@ -273,12 +284,35 @@ fn churn_many<'a>(cx: &'a Step<'_, Churn>) -> Result<Next<'a, Churn>> {
     for _ in 0..n {
         sum += count(cx, bottom_up(cx, me.depth)?);
     }
-    Ok(Next::Continue(cx.alloc(Churn {
-        left: me.left - n,
-        sum,
-        depth: me.depth,
-        ..Churn::default()
-    })?))
+    let next = churn_context(cx, me.run.load(cx), me.depth, me.left - n, sum)?;
+    Ok(Next::Continue(next))
+}
+
+/// One deep tree: built by a task, then counted by one.
+fn churn_one<'a>(cx: &'a Step<'_, Churn>) -> Result<Next<'a, Churn>> {
+    let me = cx.context();
+    let run = me.run.load(cx);
+    if let Some(join) = me.counting.load(cx) {
+        if !join.is_over() {
+            return Ok(Next::Join(me, join.to_join()));
+        }
+        let n = result_of(cx, join, "counting a tree")?.value;
+        let next = churn_context(cx, run, me.depth, me.left - 1, me.sum + n)?;
+        return Ok(Next::Continue(next));
+    }
+    let next = churn_context(cx, run, me.depth, me.left, me.sum)?;
+    let Some(join) = me.building.load(cx) else {
+        let join = cx.spawn_join(build(cx, run, me.depth)?)?;
+        next.building.store(cx, Some(join));
+        return Ok(Next::Join(next, join.to_join()));
+    };
+    if !join.is_over() {
+        return Ok(Next::Join(me, join.to_join()));
+    }
+    let tree = result_of(cx, join, "building a tree")?;
+    let join = cx.spawn_join(count_task(cx, tree, me.depth)?)?;
+    next.counting.store(cx, Some(join));
+    Ok(Next::Join(next, join.to_join()))
 }
 
 /// The root task.
@@ -378,19 +412,19 @@ enum Wait<'a> {
 /// What the context waits for, if any of it is not over.
 fn waits<'a>(cx: &'a Step<'_, TreesTask>) -> Result<Option<Wait<'a>>> {
     let me = cx.context();
-    if let Some(join) = me.building.load(cx) {
-        if let Some(wait) = wait(join) {
-            return Ok(Some(wait));
-        }
+    if let Some(join) = me.building.load(cx)
+        && let Some(wait) = wait(cx, join)
+    {
+        return Ok(Some(wait));
     }
-    if let Some(join) = me.counting.load(cx) {
-        if let Some(wait) = wait(join) {
-            return Ok(Some(wait));
-        }
+    if let Some(join) = me.counting.load(cx)
+        && let Some(wait) = wait(cx, join)
+    {
+        return Ok(Some(wait));
     }
     if let Some(shares) = me.shares.load(cx) {
         for slot in shares.to_ref().iter() {
-            if let Some(wait) = wait(present(slot.load(cx))?) {
+            if let Some(wait) = wait(cx, present(slot.load(cx))?) {
                 return Ok(Some(wait));
             }
         }
@@ -398,8 +432,9 @@ fn waits<'a>(cx: &'a Step<'_, TreesTask>) -> Result<Option<Wait<'a>>> {
     Ok(None)
 }
 
-fn wait<'a, T: Shared>(join: Gc<'a, Join<T>>) -> Option<Wait<'a>> {
-    if join.has_failed() {
+fn wait<'a, T: Shared>(cx: &'a Cx<'_>, join: Gc<'a, Join<T>>) -> Option<Wait<'a>> {
+    // Over without a result: cancelled.
+    if join.is_over() && join.result(cx).is_none() {
         Some(Wait::Failed)
     } else {
         (!join.is_over()).then(|| Wait::For(join.to_join()))
@@ -455,7 +490,7 @@ fn build_next<'a>(
     stage: u32,
 ) -> Result<Next<'a, TreesTask>> {
     let next = next(cx, stage, Line::none())?;
-    let join = cx.spawn_join(build(cx, depth)?)?;
+    let join = cx.spawn_join(build(cx, cx.context().run.load(cx), depth)?)?;
     next.building.store(cx, Some(join));
     Ok(Next::Join(next, join.to_join()))
 }
@@ -483,7 +518,7 @@ fn stretched<'a>(cx: &'a Step<'_, TreesTask>) -> Result<Next<'a, TreesTask>> {
         ok: check == nodes(depth),
     };
     let next = next(cx, stage::CHURN, line)?;
-    let join = cx.spawn_join(build(cx, depth - 1)?)?;
+    let join = cx.spawn_join(build(cx, me.run.load(cx), depth - 1)?)?;
     next.building.store(cx, Some(join));
     Ok(Next::Join(next, join.to_join()))
 }
@@ -549,11 +584,8 @@ fn spawn_shares<'a>(
 ) -> Result<Gc<'a, Array<Slot<Join<Number>>>>> {
     let shares = cx.array::<Slot<Join<Number>>>(SHARES as usize)?;
     for (i, slot) in shares.iter().enumerate() {
-        let task = cx.alloc(Churn {
-            left: share(trees, i as u64),
-            depth,
-            ..Churn::default()
-        })?;
+        let run = cx.context().run.load(cx);
+        let task = churn_context(cx, run, depth, share(trees, i as u64), 0)?;
         slot.store(cx, Some(cx.spawn_join(task)?));
     }
     Ok(shares)

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::workloads::{
     path_of,
-    run::{Run, present},
+    run::{self, Run, present},
 };
 
 /// Bytes after which a step ends, at the next word's border.
@@ -79,21 +79,8 @@ impl Task for Batch {
             reading.counter.encode()
         });
         let cx = &*cx;
-        let me = cx.context();
-        let partial = leave(cx, &reading, &shards)?;
-        partial.next.store(cx, me.done.load(cx));
-        let next_file = me.next_file + reading.finished as u32;
-        if next_file >= me.end_file {
-            return Ok(Next::Done(Some(partial)));
-        }
-        let next = task(
-            cx,
-            present(me.run.load(cx))?,
-            present(me.chunk.load(cx))?,
-            next_file..me.end_file,
-        )?;
-        next.done.store(cx, Some(partial));
-        Ok(Next::Continue(with_offset(cx, next, reading.offset)?))
+        let run = present(cx.context().run.load(cx))?;
+        run::or_cancel(run, cx.attempts(), after(cx, &reading, &shards))
     }
 
     fn describe(&self, cx: &Cx<'_>) -> String {
@@ -108,19 +95,31 @@ impl Task for Batch {
     }
 }
 
-fn with_offset<'cx>(cx: &'cx Cx<'_>, from: Gc<'_, Batch>, offset: u64) -> Result<Gc<'cx, Batch>> {
-    let task = cx.alloc(Batch {
-        offset,
-        next_file: from.next_file,
-        end_file: from.end_file,
+/// What comes after the reading: the counts in the heap, and the files that are left.
+fn after<'a>(
+    cx: &'a Step<'_, Batch>,
+    reading: &Reading,
+    shards: &[Vec<u8>],
+) -> Result<Next<'a, Batch>> {
+    let me = cx.context();
+    let partial = leave(cx, reading, shards)?;
+    partial.next.store(cx, me.done.load(cx));
+    let next_file = me.next_file + reading.finished as u32;
+    if next_file >= me.end_file {
+        return Ok(Next::Done(Some(partial)));
+    }
+    let next = cx.alloc(Batch {
+        offset: reading.offset,
+        next_file,
+        end_file: me.end_file,
         run: Slot::nil(),
         chunk: Slot::nil(),
         done: Slot::nil(),
     })?;
-    task.run.store(cx, from.run.load(cx));
-    task.chunk.store(cx, from.chunk.load(cx));
-    task.done.store(cx, from.done.load(cx));
-    Ok(task)
+    next.run.store(cx, me.run.load(cx));
+    next.chunk.store(cx, me.chunk.load(cx));
+    next.done.store(cx, Some(partial));
+    Ok(Next::Continue(next))
 }
 
 /// Puts the counts into the heap.

@@ -14,7 +14,7 @@ use super::{
     Batches, Chunk, Shard, Word,
     part::{self, Partial, Reader, Record},
 };
-use crate::workloads::run::{Run, present};
+use crate::workloads::run::{self, Run, present};
 
 /// Bytes of strings after which a step ends.
 const STEP_BYTES: usize = 128 << 10;
@@ -65,36 +65,41 @@ impl Task for Merge {
 
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
         let cx = &*cx;
-        let me = cx.context();
-        if present(me.run.load(cx))?.is_cancelled() {
+        let run = present(cx.context().run.load(cx))?;
+        if run.is_cancelled() {
             return Ok(Next::Done(None));
         }
-        let partials = part::in_order(cx, me.batches.load(cx))?;
-        let mut cursors = Cursors::open(cx, &partials, me)?;
-        let merged = cursors.merge(cx)?;
-        let next = cx.alloc(Merge {
-            words: me.words + merged.total,
-            distinct: me.distinct + merged.words.len() as u64,
-            shard: me.shard,
-            chunks: me.chunks + u32::from(!merged.words.is_empty()),
-            run: Slot::nil(),
-            batches: Slot::nil(),
-            at: Slot::nil(),
-            done: Slot::nil(),
-        })?;
-        next.done.store(cx, chunk(cx, me, &merged)?);
-        if cursors.heads.is_empty() {
-            return Ok(Next::Done(Some(finish(cx, next)?)));
-        }
-        next.run.store(cx, me.run.load(cx));
-        next.batches.store(cx, me.batches.load(cx));
-        next.at.store(cx, Some(cursors.positions(cx)?));
-        Ok(Next::Continue(next))
+        run::or_cancel(run, cx.attempts(), merge_on(cx))
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {
         format!("shard {}", self.shard)
     }
+}
+
+fn merge_on<'a>(cx: &'a Step<'_, Merge>) -> Result<Next<'a, Merge>> {
+    let me = cx.context();
+    let partials = part::in_order(cx, me.batches.load(cx))?;
+    let mut cursors = Cursors::open(cx, &partials, me)?;
+    let merged = cursors.merge(cx)?;
+    let next = cx.alloc(Merge {
+        words: me.words + merged.total,
+        distinct: me.distinct + merged.words.len() as u64,
+        shard: me.shard,
+        chunks: me.chunks + u32::from(!merged.words.is_empty()),
+        run: Slot::nil(),
+        batches: Slot::nil(),
+        at: Slot::nil(),
+        done: Slot::nil(),
+    })?;
+    next.done.store(cx, chunk(cx, me, &merged)?);
+    if cursors.heads.is_empty() {
+        return Ok(Next::Done(Some(finish(cx, next)?)));
+    }
+    next.run.store(cx, me.run.load(cx));
+    next.batches.store(cx, me.batches.load(cx));
+    next.at.store(cx, Some(cursors.positions(cx)?));
+    Ok(Next::Continue(next))
 }
 
 /// The step's words as one more chunk.

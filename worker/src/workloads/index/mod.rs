@@ -4,10 +4,10 @@
 //! `LC_ALL=C grep -rohaE '[A-Za-z]+' DIR | tr A-Z a-z` prints.
 //!
 //! 1. [`IndexTask`] walks the directories, some thousand files a step ([`walk`]), enters the paths into the file table, and spawns a
-//! [`batch::Batch`] for every few MiB. 2. A batch reads its files outside the scope, in bounded pieces, counts in private memory
-//! ([`words`]), and leaves a [`part::Partial`]: per shard one string of encoded postings. 3. When all batches are over, one
-//! [`merge::Merge`] per shard makes a sorted [`Shard`] of them, objects per word. 4. The [`Index`] of all shards is published under the
-//! root `index`. 5. [`output::Output`] merges the shards into lines, hashes them, and writes them.
+//!    [`batch::Batch`] for every few MiB. 2. A batch reads its files outside the scope, in bounded pieces, counts in private memory
+//!    ([`words`]), and leaves a [`part::Partial`]: per shard one string of encoded postings. 3. When all batches are over, one
+//!    [`merge::Merge`] per shard makes a sorted [`Shard`] of them, objects per word. 4. The [`Index`] of all shards is published under the
+//!    root `index`. 5. [`output::Output`] merges the shards into lines, hashes them, and writes them.
 //!
 //! **Invariants.** I1: results travel only as results of tasks, through joins; so what a killed step had counted is counted once.
 //! I2: files are numbered in the order in which the walk commits them; every list of postings ascends. I3: private memory is
@@ -404,15 +404,15 @@ fn batches_over<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Wait<'a>> {
     while let Some(batches) = at {
         for slot in present(batches.joins.load(cx))?.iter() {
             let join = present(slot.load(cx))?;
-            if join.has_failed() {
-                return Ok(Wait::Failed("a batch of files was given up"));
-            }
             if !join.is_over() {
                 open = Some(join);
                 continue;
             }
-            // Without a result: it was cancelled; whoever cancelled it ends the run.
+            // Over without a result: failed, or cancelled because another has failed.
             let mut part = join.result(cx);
+            if part.is_none() {
+                return Ok(Wait::Failed("a batch of files was given up"));
+            }
             while let Some(p) = part {
                 files += u64::from(p.files);
                 words += p.words;
@@ -441,11 +441,11 @@ fn spawn_merges<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Next<'a, IndexTask>> 
 fn merges_over<'a>(cx: &'a Step<'_, IndexTask>) -> Result<Wait<'a>> {
     for slot in present(cx.context().merges.load(cx))?.iter() {
         let join = present(slot.load(cx))?;
-        if join.has_failed() {
-            return Ok(Wait::Failed("merging a shard was given up"));
-        }
         if !join.is_over() {
             return Ok(Wait::For(join.to_join()));
+        }
+        if join.result(cx).is_none() {
+            return Ok(Wait::Failed("merging a shard was given up"));
         }
     }
     Ok(Wait::Over)

@@ -28,7 +28,7 @@ fn finish_hash(h: u64) -> u64 {
 }
 
 const fn is_letter(b: u8) -> bool {
-    matches!(b | 0x20, b'a'..=b'z')
+    (b | 0x20).is_ascii_lowercase()
 }
 
 static LETTER: [bool; 256] = {

@@ -277,6 +277,10 @@ impl<'p> Bench<'p> {
     pub fn grow(self, pages: usize) -> Result<()> {
         self.0.seg.grow(pages, self.0.me)
     }
+    /// Gives a free chunk back to the kernel.
+    pub fn release_chunk(self) -> bool {
+        self.0.seg.release_chunk(self.0.me)
+    }
     /// Claims pages.
     pub fn claim(self, pages: usize) -> Result<usize> {
         self.0.claim_pages(pages)
@@ -755,7 +759,16 @@ fn audit_chunks(segment: &Segment, out: &mut Vec<String>) {
         let word = JobWord(segment.chunk_words[c].load(SeqCst));
         match word.state() {
             0 if c < committed => out.push(format!("chunk {c} counts as committed and is absent")),
-            1 => out.push(format!("chunk {c} is being committed by nobody")),
+            1 | 3 => out.push(format!("chunk {c} is being committed or released by nobody")),
+            4 => {
+                let first = c * CHUNK_PAGES / 64;
+                if segment.page_bits[first..first + CHUNK_PAGES / 64]
+                    .iter()
+                    .any(|w| w.load(SeqCst) != 0)
+                {
+                    out.push(format!("chunk {c} is released and has free pages"));
+                }
+            }
             _ => {}
         }
     }

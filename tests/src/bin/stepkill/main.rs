@@ -382,7 +382,7 @@ fn one(op: &Op, args: &Args) -> Outcome {
     let chosen: Vec<u64> = images.iter().copied().skip(phase).step_by(every).collect();
     let few: Vec<u64> = if short {
         let near = chosen.iter().copied().filter(|&n| n <= SHORT_STEPS);
-        let n = near.clone().count().div_ceil(3).max(1);
+        let n = near.clone().count().div_ceil(2).max(1);
         near.step_by(n).collect()
     } else {
         chosen

@@ -45,6 +45,9 @@ pub mod sched;
 pub mod segment;
 mod status;
 pub mod sysmon;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod time;
 
 pub use api::{

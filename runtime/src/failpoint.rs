@@ -46,6 +46,7 @@ pub enum Probe {
     WorkbufOwnedFull,
     WorkbufOwnedEmpty,
     WorkbufPublished,
+    WorkbufHidden,
     SlotEmptyClosed,
     SlotFullSeized,
     WorkerRunning,
@@ -60,7 +61,6 @@ pub enum Probe {
     RunqDrained,
     StopReleased,
     DedicatedReturned,
-    QueueNodeTaken,
 }
 
 /// Every probe, in the order of its counter, with its name.
@@ -81,6 +81,7 @@ pub const PROBES: &[Probe] = {
         WorkbufOwnedFull,
         WorkbufOwnedEmpty,
         WorkbufPublished,
+        WorkbufHidden,
         SlotEmptyClosed,
         SlotFullSeized,
         WorkerRunning,
@@ -95,8 +96,7 @@ pub const PROBES: &[Probe] = {
         RunqDrained,
         StopReleased,
         DedicatedReturned,
-        QueueNodeTaken,
-    ]
+        ]
 };
 
 /// One pass of a failpoint. Actions: those of the `fail` crate, of which `return(kill)` and `return(stop)` signal this process.

@@ -45,11 +45,14 @@ pub mod sched;
 pub mod segment;
 mod status;
 pub mod sysmon;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod time;
 
 pub use api::{
     Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
-    Shared, Slot, Target, TypeCell, mix_keys,
+    Shared, Slot, Target, TypeCell, Types, mix_keys,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};

@@ -433,3 +433,54 @@ fn roots_of_one_name_and_two_types_are_refused() {
         assert!(cx.alloc(Other { slot: Slot::nil() }).is_err());
     });
 }
+
+#[test]
+fn a_type_that_is_only_read_is_checked_too() {
+    mod theirs {
+        use super::*;
+        #[derive(Shared)]
+        #[shared(name = "Inner")]
+        pub struct Inner {
+            pub a: u32,
+            pub b: u64,
+        }
+        #[derive(Shared)]
+        #[shared(name = "Outer")]
+        pub struct Outer {
+            pub inner: Slot<Inner>,
+        }
+    }
+    #[derive(Shared)]
+    struct Inner {
+        next: Slot<Inner>,
+    }
+    #[derive(Shared)]
+    struct Outer {
+        inner: Slot<Inner>,
+    }
+    let segment = segment(16 << 20, 100);
+    let mut p = P::lease(segment.clone()).unwrap();
+    p.enter(|cx| {
+        let cx = &*cx;
+        let outer = cx.alloc(theirs::Outer { inner: Slot::nil() }).unwrap();
+        outer
+            .inner
+            .store(cx, Some(cx.alloc(theirs::Inner { a: 1, b: 2 }).unwrap()));
+        cx.root("outer").unwrap().set(cx, Some(outer));
+        assert_eq!(outer.inner.load(cx).map(|i| u64::from(i.a) + i.b), Some(3));
+    });
+    // Another program, whose Outer looks the same, and whose Inner would read a number as a reference.
+    let mut q = P::lease(segment).unwrap();
+    let e = q
+        .enter(|cx| cx.root::<Outer>("outer").map(|_| ()))
+        .unwrap_err();
+    assert_eq!(e.exit_code(), 7);
+    assert!(e.to_string().contains("type Inner"), "{e}");
+    q.enter(|cx| {
+        assert!(
+            cx.alloc(Inner { next: Slot::nil() })
+                .map(|i| i.next.is_nil())
+                .is_err()
+        )
+    });
+}

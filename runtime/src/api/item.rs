@@ -5,12 +5,13 @@
 //! `GcVec<A>` refuses to be read as a `GcVec<B>`.
 #![expect(unsafe_code, reason = "declares the target of an untyped slot")]
 
-use super::Target;
+use super::{Target, Types};
 use crate::names;
 
 // SAFETY: `()` stands for an object of any type: it says nothing about its contents, and nothing can be read through it.
 unsafe impl Target for () {
     const KEY: u64 = names::hash(b"coheap::Anything");
+    fn declare(_types: &mut Types<'_>) {}
 }
 
 /// Makes `$shell<T>`, a transparent shell around the shareable `$cell`, shareable itself.
@@ -26,6 +27,10 @@ macro_rules! shareable_shell {
             fn cell() -> &'static $crate::TypeCell {
                 static CELL: $crate::TypeCell = $crate::TypeCell::new();
                 &CELL
+            }
+            fn targets(types: &mut $crate::Types<'_>) {
+                <$cell as $crate::Shared>::targets(types);
+                <T as $crate::Target>::declare(types);
             }
         }
     };

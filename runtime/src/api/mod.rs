@@ -19,7 +19,7 @@ pub use map::GcMap;
 pub use queue::Queue;
 pub use reference::{Gc, Slot};
 pub use root::Root;
-pub use shared::{Field, FieldDesc, RefMap, Shared, Target, TypeCell, mix_keys};
+pub use shared::{Field, FieldDesc, RefMap, Shared, Target, TypeCell, Types, mix_keys};
 pub use string::GcStr;
 pub use vec::GcVec;
 

@@ -18,7 +18,7 @@ use std::{
 
 use shm_layout::Ref;
 
-use super::{Cx, Field, RefMap, Target, mix_keys};
+use super::{Cx, Field, RefMap, Target, Types, mix_keys};
 use crate::names;
 
 /// A reference to an object, for as long as the scope's `Cx` stays borrowed.
@@ -154,6 +154,9 @@ pub struct Slot<T> {
 unsafe impl<T: Target> Field for Slot<T> {
     const TYPE_NAME: &'static str = "Slot";
     const KEY: u64 = mix_keys(names::hash(b"Slot"), T::KEY);
+    fn targets(types: &mut Types<'_>) {
+        T::declare(types);
+    }
     const REFS: RefMap = RefMap::ONE;
 }
 

@@ -116,6 +116,12 @@ impl Proc {
         }
     }
 
+    /// Starts a worker for a slot that is taken, as a starter does that has read the slot before: its attach is lost.
+    #[cfg(feature = "testing")]
+    pub(crate) fn start_worker_as_if(&self, home: usize, slot: SlotWord) {
+        self.start_worker(home, slot);
+    }
+
     fn start_worker(&self, home: usize, slot: SlotWord) {
         for g in 0..MAX_WORKERS {
             let w = &self.seg.workers[g];

@@ -303,6 +303,19 @@ fn new_buf(segment: &Segment) -> Result<Option<usize>> {
     }
 }
 
+/// Makes every free buffer findable again. The dead may have raised the mark of used buffers, or hidden one that it was about to
+/// take, and not have named it yet; who takes one decides by its word.
+pub(crate) fn find_free_again(segment: &Segment) {
+    let high = segment.hdr.sched.workbuf_high.load(Acquire) as usize;
+    for (i, word) in segment.buf_words[..high].iter().enumerate() {
+        let hidden = segment.buf_free.bits[i / 64].load(Relaxed) >> (i % 64) & 1 == 0;
+        if hidden && BufWord(word.load(Acquire)).state() == BufWord::FREE {
+            crate::probe!(segment, WorkbufHidden);
+            segment.buf_free.set(i);
+        }
+    }
+}
+
 /// Settles a buffer that `dead` may own: published when it holds work, free otherwise.
 pub(crate) fn settle_buf(segment: &Segment, dead: Owner, i: usize) {
     let word = BufWord(segment.buf_words[i].load(Acquire));

@@ -117,6 +117,9 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     crate::gc::stop_the_world::release_dead(segment, dead);
     mend_finders(segment);
     failpoint!("recover.settled");
+    if record.dedicated.load(Acquire) != 0 {
+        crate::probe!(segment, DedicatedReturned);
+    }
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];
     idle.fetch_and(!(1 << (p % 64)), SeqCst);

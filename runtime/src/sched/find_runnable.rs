@@ -126,7 +126,7 @@ impl P {
 
 impl Proc {
     /// Finds one piece of work and does it. False when there was none.
-    fn schedule(&self, kinds: &Resolved<'_>) -> bool {
+    pub(crate) fn schedule(&self, kinds: &Resolved<'_>) -> bool {
         self.rec.activity.store(activity::SCHEDULING, Relaxed);
         if !self.may_run() {
             return false;

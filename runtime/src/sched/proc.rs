@@ -61,6 +61,8 @@ pub(crate) struct Proc {
     pub task_cache: RefCell<Vec<u32>>,
     /// Cursor of (array type, size class), found by this process so far.
     pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
+    /// Types that this P has entered into the segment, by cell and key.
+    pub types_known: RefCell<std::collections::HashSet<(usize, u64)>>,
     /// Kind of task by type number, plus one, as far as this P has asked.
     pub kinds_known: RefCell<Vec<u16>>,
     pub tick: Cell<u32>,
@@ -143,6 +145,7 @@ impl Proc {
             handles_high: Cell::new(0),
             task_cache: RefCell::new(Vec::new()),
             array_cursors: RefCell::new(Vec::new()),
+            types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
             tick: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(

@@ -342,6 +342,7 @@ impl Proc {
         {
             return Ok(known as usize - 1);
         }
+        self.declare::<T>()?;
         let key = crate::names::hash(T::KIND.as_bytes());
         let entry = api::Entry {
             name: T::KIND,

@@ -61,6 +61,7 @@ pub enum Probe {
     RunqDrained,
     StopReleased,
     DedicatedReturned,
+    QueueNodeTaken,
 }
 
 /// Every probe, in the order of its counter, with its name.
@@ -96,6 +97,7 @@ pub const PROBES: &[Probe] = {
         RunqDrained,
         StopReleased,
         DedicatedReturned,
+        QueueNodeTaken,
         ]
 };
 

@@ -98,7 +98,7 @@ pub const PROBES: &[Probe] = {
         StopReleased,
         DedicatedReturned,
         QueueNodeTaken,
-        ]
+    ]
 };
 
 /// One pass of a failpoint. Actions: those of the `fail` crate, of which `return(kill)` and `return(stop)` signal this process.

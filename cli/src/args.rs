@@ -144,6 +144,11 @@ pub enum Command {
         /// How many
         n: u16,
     },
+    /// Show a famous scheduler or collector bug with real processes, under the old rule and the new (`lab list`)
+    Lab(crate::lab::LabArgs),
+    /// One process of a lab story
+    #[command(hide = true)]
+    LabActor(crate::lab::ActorArgs),
     /// Run a workload in a heap of its own, or in that of --name
     Run(RunArgs),
     /// Run a daemon and N copies of a command until they end

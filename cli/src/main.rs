@@ -12,6 +12,7 @@ mod commands;
 mod connect;
 mod failure;
 mod interrupt;
+mod lab;
 mod private;
 mod show;
 

@@ -1,9 +1,9 @@
 //! The poll loop.
 //!
-//! Each round: what the clock brings ([`Daemon::tick`]), then sleep until a descriptor or a deadline calls, then whoever
+//! Each round: what the clock brings (`Daemon::tick`), then sleep until a descriptor or a deadline calls, then whoever
 //! called, in the order listener, bell, owner, newcomers, tools, workers, deaths. An idle daemon sleeps without end.
 //!
-//! A *newcomer* has connected and not said hello; it is given [`HELLO_PATIENCE`]. Its uid was checked before anything was
+//! A *newcomer* has connected and not said hello; it is given `HELLO_PATIENCE`. Its uid was checked before anything was
 //! read. After the hello it is a tool or a worker.
 
 use crate::{

@@ -56,6 +56,7 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
                         name: #names,
                         type_name: <#types as ::coheap::Field>::TYPE_NAME,
                         offset: ::core::mem::offset_of!(#ident, #members),
+                        key: <#types as ::coheap::Field>::KEY,
                     } ),*
                 ];
                 const REFS: ::coheap::RefMap = REFS;
@@ -70,6 +71,7 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
             unsafe impl ::coheap::Field for #ident {
                 const TYPE_NAME: &'static str = #name;
                 const REFS: ::coheap::RefMap = REFS;
+                const KEY: u64 = <#ident as ::coheap::Shared>::KEY;
             }
             #[allow(dead_code)]
             fn all_fields_are_shareable() {

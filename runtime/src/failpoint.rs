@@ -1,6 +1,6 @@
 //! Named points where a test may kill or stop this process, and counted branches of recovery.
 //!
-//! In ordinary builds [`failpoint!`](crate::failpoint) is nothing. With the feature `failpoints` each point asks the `fail`
+//! In ordinary builds `failpoint!` is nothing. With the feature `failpoints` each point asks the `fail`
 //! crate; `COHEAP_FAILPOINTS="pages.bits=3*off->kill"` kills the process at its fourth pass. Names are those of the protocol step
 //! that has just been done.
 

@@ -373,3 +373,63 @@ fn memory_goes_back_when_the_heap_has_shrunk_and_comes_again() {
         gc::verify::verify_clean(&mut p, true).unwrap();
     }
 }
+
+#[test]
+#[should_panic(expected = "another heap")]
+fn a_reference_of_another_heap_is_refused() {
+    let (mut a, mut b) = (
+        P::lease(segment(16 << 20, 100)).unwrap(),
+        P::lease(segment(16 << 20, 100)).unwrap(),
+    );
+    a.enter(|a| {
+        let theirs = tree(a, 0).unwrap();
+        b.enter(|b| tree(b, 0).unwrap().left.store(b, Some(theirs)));
+    });
+}
+
+#[test]
+#[should_panic(expected = "inside the heap")]
+fn a_slot_outside_the_heap_is_not_stored_to() {
+    let mut p = P::lease(segment(16 << 20, 100)).unwrap();
+    p.enter(|cx| Slot::<Node>::nil().store(cx, Some(tree(cx, 0).unwrap())));
+}
+
+#[test]
+fn roots_of_one_name_and_two_types_are_refused() {
+    #[derive(Shared)]
+    struct One {
+        slot: Slot<Node>,
+    }
+    #[derive(Shared)]
+    #[shared(name = "One")]
+    struct Other {
+        slot: Slot<One>,
+    }
+    let mut p = P::lease(segment(16 << 20, 100)).unwrap();
+    p.enter(|cx| {
+        cx.root::<One>("root")
+            .unwrap()
+            .set(cx, Some(cx.alloc(One { slot: Slot::nil() }).unwrap()));
+        // Same name, same offsets; but what the slot refers to differs, and believing it would be type confusion.
+        assert_eq!(
+            cx.root::<Other>("root")
+                .map(|_| ())
+                .unwrap_err()
+                .exit_code(),
+            7
+        );
+        assert_eq!(
+            cx.root::<Node>("root").map(|_| ()).unwrap_err().exit_code(),
+            7
+        );
+        assert!(
+            cx.root::<One>("root")
+                .unwrap()
+                .get(cx)
+                .unwrap()
+                .slot
+                .is_nil()
+        );
+        assert!(cx.alloc(Other { slot: Slot::nil() }).is_err());
+    });
+}

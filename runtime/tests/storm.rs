@@ -9,6 +9,10 @@ use std::{
 };
 
 use coheap::*;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 #[derive(Shared)]
 struct Node {
@@ -208,7 +212,7 @@ fn main() {
     let segment = Segment::create(&config).unwrap();
     let mut p = P::lease(segment.clone()).unwrap();
     let mut children: Vec<Child> = (0..width).map(|_| spawn(&segment)).collect();
-    let (mut killed, mut runs, mut died) = (0u64, 0u64, 0u64);
+    let (mut killed, mut stopped, mut runs, mut died) = (0u64, 0u64, 0u64, 0u64);
     let began = Instant::now();
     let runs_min = arg("--runs", 0);
     while killed < kills || runs < runs_min {
@@ -230,6 +234,14 @@ fn main() {
         let deadline = Instant::now() + Duration::from_secs(12);
         while !p.enter(|cx| fans.iter().all(|f| f.is_over(cx))) {
             std::thread::sleep(Duration::from_micros(rng.u64(100..6000)));
+            if rng.u8(..) < 40 {
+                // A stopped process holds up the end of a cycle, and nobody else.
+                let pid = Pid::from_raw(children[rng.usize(0..children.len())].id() as i32);
+                kill(pid, Signal::SIGSTOP).unwrap();
+                std::thread::sleep(Duration::from_micros(rng.u64(100..20_000)));
+                kill(pid, Signal::SIGCONT).unwrap();
+                stopped += 1;
+            }
             if killed < kills {
                 let i = rng.usize(0..children.len());
                 children[i].kill().unwrap();
@@ -279,7 +291,7 @@ fn main() {
     recover::recover_dead(&segment);
     let status = segment.status();
     println!(
-        "storm: {killed} kills, {died} recovered by the parent, {} in all, {runs} runs, {} cycles, {} migrations, {} requeued, {:.1?}",
+        "storm: {killed} kills, {stopped} stops, {died} recovered by the parent, {} in all, {runs} runs, {} cycles, {} migrations, {} requeued, {:.1?}",
         status.deaths,
         status.gc_cycles,
         status.migrations,

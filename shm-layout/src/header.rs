@@ -1,6 +1,6 @@
 //! The segment's first bytes: identity, geometry, and the global words of collector and scheduler.
 //!
-//! [`Header::magic`] is stored last by the creator, with Release: who reads it with Acquire and finds [`MAGIC`] sees the rest.
+//! [`Identity::magic`] is stored last by the creator, with Release: who reads it with Acquire and finds [`MAGIC`] sees the rest.
 //! Groups that different processes write at the same time stand on cache lines of their own.
 
 use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64};

@@ -32,6 +32,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Command::Ls => query::ls(global),
         Command::Spawn { n } => orders::order(global, &Request::Spawn { n: *n }),
         Command::Resize { n } => orders::order(global, &Request::Resize { n: *n }),
+        Command::Lab(lab) => crate::lab::run(lab),
+        Command::LabActor(actor) => crate::lab::act(actor),
         Command::Run(run) => run::run(global, run),
         Command::Up {
             workers,

@@ -11,26 +11,35 @@ use std::{
 
 use shm_layout::{size_class, tables::scan};
 
-use super::{Cx, Field, Gc, RefMap, TypeCell};
+use super::{Cx, Field, Gc, RefMap, Target, TypeCell, mix_keys};
 use crate::{
     Error,
     error::Result,
     heap::shapes::{self, Shape},
+    names,
     sched::proc::Proc,
 };
 
-/// What an array may hold: every [`Field`] and every [`Shared`] struct.
+/// What an array may hold: every [`Field`] and every [`Shared`](crate::Shared) struct.
 ///
 /// # Safety
 /// As for [`Field`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.
 pub unsafe trait Element: 'static {
     /// References of an element.
     const REFS: RefMap;
+    /// Identifies the element's type among programs.
+    const KEY: u64;
 }
 
 // SAFETY: `Field` promises the same.
 unsafe impl<F: Field> Element for F {
     const REFS: RefMap = F::REFS;
+    const KEY: u64 = F::KEY;
+}
+
+// SAFETY: an array is its elements.
+unsafe impl<E: Element> Target for Array<E> {
+    const KEY: u64 = mix_keys(names::hash(b"coheap::Array"), E::KEY);
 }
 
 /// An array in the heap. Exists only behind a [`Gc`]: made by [`Cx::array`].

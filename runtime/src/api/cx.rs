@@ -22,7 +22,7 @@ use std::marker::PhantomData;
 
 use shm_layout::{Ref, size_class, tables::scan};
 
-use super::{Gc, Shared, register, shared};
+use super::{Entry, Gc, Shared, register, shared};
 use crate::{
     error::Result,
     heap::shapes::{self, Shape},
@@ -117,9 +117,18 @@ impl<'p> Cx<'p> {
     }
 
     /// The reference of a `Gc`.
+    ///
+    /// # Panics
+    /// If it belongs to another heap: its address means nothing here.
     #[inline]
     pub(crate) fn raw<T>(&self, gc: Option<Gc<'_, T>>) -> Ref {
-        gc.map_or(0, |gc| self.proc.seg.reference(gc.as_bytes_ptr()))
+        gc.map_or(0, |gc| {
+            assert!(
+                self.proc.seg.contains(gc.as_bytes_ptr()),
+                "a Gc of another heap"
+            );
+            self.proc.seg.reference(gc.as_bytes_ptr())
+        })
     }
 
     /// Puts a value into the heap.
@@ -205,7 +214,13 @@ impl Proc {
             });
         };
         if cursor.shape.get() == 0 {
-            register(self.seg.types, "types", T::NAME, size_of::<T>(), T::FIELDS)?;
+            let entry = Entry {
+                name: T::NAME,
+                key: T::KEY,
+                bytes: size_of::<T>(),
+                fields: T::FIELDS,
+            };
+            register(self.seg.types, "types", &entry)?;
             let kind = if T::REFS.is_none() {
                 scan::NONE
             } else {

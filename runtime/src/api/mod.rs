@@ -13,8 +13,8 @@ pub use cx::{Cx, P};
 pub use handle::Handle;
 pub use reference::{Gc, Slot};
 pub use root::Root;
-pub use shared::{Field, FieldDesc, RefMap, Shared, TypeCell};
+pub use shared::{Field, FieldDesc, RefMap, Shared, Target, TypeCell, mix_keys};
 pub use string::GcStr;
 
 pub(crate) use cx::Inside;
-pub(crate) use shared::register;
+pub(crate) use shared::{Entry, register};

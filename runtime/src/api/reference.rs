@@ -18,7 +18,8 @@ use std::{
 
 use shm_layout::Ref;
 
-use super::{Cx, Field, RefMap};
+use super::{Cx, Field, RefMap, Target, mix_keys};
+use crate::names;
 
 /// A reference to an object, for as long as the scope's `Cx` stays borrowed.
 ///
@@ -135,8 +136,9 @@ pub struct Slot<T> {
 }
 
 // SAFETY: one reference of four bytes; zero is nil; an atomic otherwise.
-unsafe impl<T: 'static> Field for Slot<T> {
+unsafe impl<T: Target> Field for Slot<T> {
     const TYPE_NAME: &'static str = "Slot";
+    const KEY: u64 = mix_keys(names::hash(b"Slot"), T::KEY);
     const REFS: RefMap = RefMap::ONE;
 }
 

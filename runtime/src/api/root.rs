@@ -16,7 +16,9 @@ use crate::{Error, error::Result, failpoint, names, sched::proc::Proc, segment::
 
 /// A named root that holds a `T` or nothing. See [`Cx::root`].
 pub struct Root<T> {
-    pub(crate) index: usize,
+    index: usize,
+    /// Incarnation of the heap it is a root of.
+    heap: u64,
     target: PhantomData<fn() -> T>,
 }
 
@@ -28,10 +30,22 @@ impl<T> Clone for Root<T> {
 impl<T> Copy for Root<T> {}
 
 impl<T> Root<T> {
+    /// Its place in the heap of `cx`.
+    ///
+    /// # Panics
+    /// If it is a root of another heap.
+    pub(crate) fn index_in(&self, cx: &Cx<'_>) -> usize {
+        assert!(
+            self.heap == cx.proc().seg.incarnation(),
+            "a root of another heap"
+        );
+        self.index
+    }
+
     /// The object, if there is one.
     pub fn get<'cx>(&self, cx: &'cx Cx<'_>) -> Option<Gc<'cx, T>> {
         // Acquire: pairs with the writer's Release.
-        cx.gc(RootWord(cx.proc().seg.roots[self.index].value.load(Acquire)).reference())
+        cx.gc(RootWord(cx.proc().seg.roots[self.index_in(cx)].value.load(Acquire)).reference())
     }
 
     /// Replaces the object, at once. In a task prefer `Step::set_root`, which takes effect with the step or not at all.
@@ -39,7 +53,7 @@ impl<T> Root<T> {
         let proc = cx.proc();
         let r = cx.raw(value);
         proc.write_barrier(r);
-        let value = &proc.seg.roots[self.index].value;
+        let value = &proc.seg.roots[self.index_in(cx)].value;
         let new = RootWord(0).with_reference(r).with_p(NOBODY);
         loop {
             let seen = RootWord(value.load(Acquire));
@@ -80,7 +94,7 @@ impl<T> Root<T> {
         let proc = cx.proc();
         let (old, new) = (cx.raw(old), cx.raw(new));
         proc.write_barrier(new);
-        let value = &proc.seg.roots[self.index].value;
+        let value = &proc.seg.roots[self.index_in(cx)].value;
         loop {
             let seen = RootWord(value.load(Acquire));
             if seen.reference() != old {
@@ -180,8 +194,10 @@ impl Cx<'_> {
     /// [`Error::TypeMismatch`] when it holds another type; [`Error::TableFull`] when there are 1,024 roots.
     pub fn root<T: Shared>(&self, name: &str) -> Result<Root<T>> {
         let segment = &self.proc().seg;
+        // Before anything is believed about the type: registered, or refused by the name of a field.
+        self.proc().cursor_of::<T>()?;
         let index = segment.root_index(name)?;
-        let type_key = names::hash(T::NAME.as_bytes());
+        let type_key = T::KEY;
         if let Err(other) = segment.roots[index]
             .type_key
             .compare_exchange(0, type_key, AcqRel, Acquire)
@@ -199,6 +215,7 @@ impl Cx<'_> {
         }
         Ok(Root {
             index,
+            heap: segment.incarnation(),
             target: PhantomData,
         })
     }

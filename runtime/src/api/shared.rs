@@ -80,6 +80,8 @@ pub struct FieldDesc {
     pub type_name: &'static str,
     /// Bytes from the struct's start.
     pub offset: usize,
+    /// [`Field::KEY`] of its type: two slots differ when what they may refer to differs.
+    pub key: u64,
 }
 
 /// A number that this process gives to a type when it is first allocated; 0 before. One static per type, made by derive.
@@ -116,7 +118,7 @@ impl TypeCell {
 /// #[derive(Shared)]
 /// struct Node { left: Slot<Node>, right: Slot<Node>, value: u64 }
 /// assert_eq!(Node::NAME, "Node");
-/// assert_eq!(Node::REFS.0[0], 0b11);
+/// assert_eq!(Node::REFS.0[0].count_ones(), 2);
 /// ```
 ///
 /// # Safety
@@ -134,11 +136,32 @@ pub unsafe trait Shared: Sized + 'static {
     const FIELDS: &'static [FieldDesc];
     /// Its references.
     const REFS: RefMap;
+    /// Identifies the type among programs: two types with one key must have the same fields. A type with a parameter mixes the
+    /// parameter's key in, by [`mix_keys`].
+    const KEY: u64 = names::hash(Self::NAME.as_bytes());
     /// The type's number in this process.
     fn cell() -> &'static TypeCell;
 }
 
 /// A type that may be a field of a [`Shared`] struct.
+///
+/// What would not survive a visit by another process is refused when the program is compiled:
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct Page { text: String }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct List { items: Vec<u64> }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// struct Node { next: Option<Box<u64>> }
+/// ```
+/// ```compile_fail
+/// #[derive(coheap::Shared)]
+/// enum Either { This(u64), That(u32) }
+/// ```
 ///
 /// # Safety
 /// As for [`Shared`]: `REFS` is exact, zero bytes are valid, nothing to drop, aligned to at most eight bytes.
@@ -152,6 +175,32 @@ pub unsafe trait Field: 'static {
     const TYPE_NAME: &'static str;
     /// Its references.
     const REFS: RefMap;
+    /// Tells apart what the name and the map do not: the types that slots refer to.
+    const KEY: u64;
+}
+
+/// What a [`Slot`](crate::Slot) may refer to: shareable structs, strings, arrays.
+///
+/// # Safety
+/// `KEY` is the same for no two types with different contents.
+pub unsafe trait Target: 'static {
+    /// Identifies the type among programs.
+    const KEY: u64;
+}
+
+// SAFETY: `Shared::KEY` promises it.
+unsafe impl<T: Shared> Target for T {
+    const KEY: u64 = <T as Shared>::KEY;
+}
+
+/// The key of a type with a parameter, from its own and the parameter's.
+///
+/// ```
+/// assert_ne!(coheap::mix_keys(1, 2), coheap::mix_keys(2, 1));
+/// ```
+pub const fn mix_keys(outer: u64, inner: u64) -> u64 {
+    let mixed = (outer.rotate_left(17) ^ inner).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if mixed == 0 { 1 } else { mixed }
 }
 
 macro_rules! plain_fields {
@@ -160,6 +209,7 @@ macro_rules! plain_fields {
         unsafe impl Field for $t {
             const TYPE_NAME: &'static str = stringify!($t);
             const REFS: RefMap = RefMap::NONE;
+            const KEY: u64 = names::hash(stringify!($t).as_bytes());
         }
     )+ };
 }
@@ -191,6 +241,7 @@ plain_fields!(
 // SAFETY: an array of N fields one after the other: references as often, everything else as its elements.
 unsafe impl<F: Field, const N: usize> Field for [F; N] {
     const TYPE_NAME: &'static str = F::TYPE_NAME;
+    const KEY: u64 = mix_keys(N as u64, F::KEY);
     const REFS: RefMap = {
         let mut map = RefMap::NONE;
         let mut i = 0;
@@ -202,13 +253,27 @@ unsafe impl<F: Field, const N: usize> Field for [F; N] {
     };
 }
 
-/// Describes fields as one string: `name:type@offset;...`.
+/// Describes fields as one string: `name:type@offset;...`, with part of the key where the name does not tell all.
 pub(crate) fn describe(fields: &[FieldDesc]) -> String {
     let mut text = String::new();
     for f in fields {
-        text.push_str(&format!("{}:{}@{};", f.name, f.type_name, f.offset));
+        let plain = f.key == names::hash(f.type_name.as_bytes());
+        let key = if plain {
+            String::new()
+        } else {
+            format!("#{:04x}", f.key >> 48)
+        };
+        text.push_str(&format!("{}:{}{key}@{};", f.name, f.type_name, f.offset));
     }
     text
+}
+
+/// A name to enter into a table, and what belongs to it.
+pub(crate) struct Entry<'a> {
+    pub name: &'a str,
+    pub key: u64,
+    pub bytes: usize,
+    pub fields: &'a [FieldDesc],
 }
 
 /// Enters a name with its fields into a table, or checks that it stands there with the same fields. Returns its index.
@@ -218,19 +283,19 @@ pub(crate) fn describe(fields: &[FieldDesc]) -> String {
 pub(crate) fn register(
     table: &'static [TypeRecord],
     what: &'static str,
-    name: &str,
-    bytes: usize,
-    fields: &[FieldDesc],
+    entry: &Entry<'_>,
 ) -> Result<usize> {
-    let text = describe(fields);
-    let key = names::hash(name.as_bytes());
-    let layout = names::hash(format!("{bytes}:{text}").as_bytes());
+    let text = describe(entry.fields);
+    let layout = entry.fields.iter().fold(
+        names::hash(format!("{}:{text}", entry.bytes).as_bytes()),
+        |h, f| mix_keys(h, f.key),
+    );
     for (i, record) in table.iter().enumerate() {
-        let seen = match record.key.compare_exchange(0, key, AcqRel, Acquire) {
-            Ok(_) => key,
+        let seen = match record.key.compare_exchange(0, entry.key, AcqRel, Acquire) {
+            Ok(_) => entry.key,
             Err(seen) => seen,
         };
-        if seen != key {
+        if seen != entry.key {
             continue;
         }
         let theirs = match record.layout.compare_exchange(0, layout, AcqRel, Acquire) {
@@ -239,13 +304,13 @@ pub(crate) fn register(
         };
         if theirs != layout {
             return Err(Error::TypeMismatch {
-                name: name.to_owned(),
-                difference: difference(record, bytes, &text),
+                name: entry.name.to_owned(),
+                difference: difference(record, entry.bytes, &text),
             });
         }
         if record.ready.load(Acquire) == 0 {
-            record.bytes.store(bytes as u32, Relaxed);
-            names::write(&record.name, name);
+            record.bytes.store(entry.bytes as u32, Relaxed);
+            names::write(&record.name, entry.name);
             names::write(&record.fields, &text[..text.len().min(FIELDS_BYTES)]);
             record.ready.store(1, Release);
         }

@@ -1,8 +1,8 @@
 //! Strings: immutable bytes in the heap.
 #![expect(unsafe_code, reason = "copies bytes behind a count")]
 
-use super::{Array, Cx, Gc, RefMap};
-use crate::error::Result;
+use super::{Array, Cx, Gc, RefMap, Target};
+use crate::{error::Result, names};
 
 /// Immutable bytes, UTF-8 or not. Exists only behind a [`Gc`].
 ///
@@ -20,6 +20,11 @@ use crate::error::Result;
 /// ```
 #[repr(transparent)]
 pub struct GcStr(Array<u8>);
+
+// SAFETY: bytes, and nothing else has this key.
+unsafe impl Target for GcStr {
+    const KEY: u64 = names::hash(b"coheap::GcStr");
+}
 
 impl GcStr {
     /// The bytes.

@@ -388,3 +388,51 @@ pub(crate) fn publish_one(segment: &Segment, owner: Owner, r: Ref) {
         return;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use coheap::*;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    #[derive(Shared)]
+    struct Node {
+        left: Slot<Node>,
+        right: Slot<Node>,
+    }
+
+    fn tree<'a>(cx: &'a Cx<'_>, depth: u32) -> Result<Gc<'a, Node>> {
+        let node = cx.alloc(Node {
+            left: Slot::nil(),
+            right: Slot::nil(),
+        })?;
+        if depth > 0 {
+            node.left.store(cx, Some(tree(cx, depth - 1)?));
+            node.right.store(cx, Some(tree(cx, depth - 1)?));
+        }
+        Ok(node)
+    }
+
+    /// The table of buffers is used up: nothing can be pushed, so every level of the tree is found by looking through the heap again.
+    #[test]
+    fn marking_ends_without_any_buffer() {
+        let segment = Segment::create(&SegmentConfig {
+            max_bytes: 32 << 20,
+            ..SegmentConfig::default()
+        })
+        .unwrap();
+        let mut p = P::lease(segment.clone()).unwrap();
+        let kept = p.enter(|cx| cx.handle(tree(cx, 10)?)).unwrap();
+        segment
+            .hdr
+            .sched
+            .workbuf_high
+            .store(segment.geo.workbufs as u32, SeqCst);
+        p.enter(|cx| tree(cx, 12).map(|_| ())).unwrap();
+        assert!(p.collect());
+        let report = gc::verify::verify_clean(&mut p, true).unwrap();
+        assert_eq!(report.objects, (1 << 11) - 1);
+        drop(kept);
+        assert!(p.collect());
+        assert_eq!(gc::verify::verify_clean(&mut p, true).unwrap().objects, 0);
+    }
+}

@@ -22,8 +22,8 @@ use shm_layout::{
 };
 
 use crate::{
-    api::{Cx, FieldDesc, Gc, RefMap, Shared, Slot, TypeCell},
-    failpoint,
+    api::{Cx, Field, FieldDesc, Gc, RefMap, Shared, Slot, TypeCell, mix_keys},
+    failpoint, names,
     sched::run_queue::put_global,
     segment::Segment,
 };
@@ -50,19 +50,23 @@ unsafe impl<T: Shared> Shared for Join<T> {
             name: "state",
             type_name: "AtomicU32",
             offset: 0,
+            key: <AtomicU32 as Field>::KEY,
         },
         FieldDesc {
             name: "waiter",
             type_name: "AtomicU32",
             offset: 4,
+            key: <AtomicU32 as Field>::KEY,
         },
         FieldDesc {
             name: "result",
             type_name: "Slot",
             offset: 8,
+            key: <Slot<T> as Field>::KEY,
         },
     ];
     const REFS: RefMap = RefMap::NONE.with(8, RefMap::ONE);
+    const KEY: u64 = mix_keys(names::hash(Self::NAME.as_bytes()), T::KEY);
     fn cell() -> &'static TypeCell {
         // One number for all: they look the same to the collector.
         static CELL: TypeCell = TypeCell::new();

@@ -61,6 +61,8 @@ pub(crate) struct Proc {
     pub task_cache: RefCell<Vec<u32>>,
     /// Cursor of (array type, size class), found by this process so far.
     pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
+    /// Kind of task by type number, plus one, as far as this P has asked.
+    pub kinds_known: RefCell<Vec<u16>>,
     pub tick: Cell<u32>,
     pub rng: RefCell<fastrand::Rng>,
 }
@@ -141,6 +143,7 @@ impl Proc {
             handles_high: Cell::new(0),
             task_cache: RefCell::new(Vec::new()),
             array_cursors: RefCell::new(Vec::new()),
+            kinds_known: RefCell::new(Vec::new()),
             tick: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),

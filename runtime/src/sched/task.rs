@@ -201,7 +201,7 @@ impl<T: Task> Step<'_, T> {
             None => None,
         };
         let effect = Effect::Root {
-            index: root.index,
+            index: root.index_in(&self.cx),
             r,
             seq: proc.next_update_seq(),
         };
@@ -309,7 +309,10 @@ fn run_step<T: Task>(proc: &Proc, task: usize) -> Result<Plan> {
 }
 
 fn raw_next<T: Task>(proc: &Proc, next: Next<'_, T>) -> Plan {
-    let raw = |at: *const u8| proc.seg.reference(at);
+    let raw = |at: *const u8| {
+        assert!(proc.seg.contains(at), "a Gc of another heap");
+        proc.seg.reference(at)
+    };
     match next {
         Next::Continue(context) => Plan::to(TaskWord::RUNNABLE, raw(context.as_bytes_ptr())),
         Next::Again => Plan::to(TaskWord::RUNNABLE, 0),
@@ -339,13 +342,27 @@ fn describe<T: Task>(proc: &Proc, task: usize) -> String {
 impl Proc {
     /// Number of a kind in this segment.
     pub(crate) fn kind_index<T: Task>(&self) -> Result<usize> {
-        api::register(
-            self.seg.kinds,
-            "task kinds",
-            T::KIND,
-            size_of::<T>(),
-            T::FIELDS,
-        )
+        // A type is one kind of task: its number in this process finds what was registered before.
+        let number = T::cell().number();
+        if let Some(&known) = self.kinds_known.borrow().get(number)
+            && known != 0
+        {
+            return Ok(known as usize - 1);
+        }
+        let key = crate::names::hash(T::KIND.as_bytes());
+        let entry = api::Entry {
+            name: T::KIND,
+            key,
+            bytes: size_of::<T>(),
+            fields: T::FIELDS,
+        };
+        let kind = api::register(self.seg.kinds, "task kinds", &entry)?;
+        let mut known = self.kinds_known.borrow_mut();
+        if known.len() <= number {
+            known.resize(number + 1, 0);
+        }
+        known[number] = kind as u16 + 1;
+        Ok(kind)
     }
 
     /// A free task record, reserved for a spawn of ours, filled. It is nobody's until the effect is applied.

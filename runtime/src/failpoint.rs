@@ -61,6 +61,7 @@ pub enum Probe {
     RunqDrained,
     StopReleased,
     DedicatedReturned,
+    QueueNodeTaken,
 }
 
 /// Every probe, in the order of its counter, with its name.
@@ -96,7 +97,8 @@ pub const PROBES: &[Probe] = {
         RunqDrained,
         StopReleased,
         DedicatedReturned,
-        ]
+        QueueNodeTaken,
+    ]
 };
 
 /// One pass of a failpoint. Actions: those of the `fail` crate, of which `return(kill)` and `return(stop)` signal this process.

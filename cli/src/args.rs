@@ -239,6 +239,9 @@ pub struct RunOptions {
     /// The heap.
     #[command(flatten)]
     pub heap: HeapOptions,
+    /// Deaths of one step that give its task up [default: 3, and 1000 with --kill-storm]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub redeliver_max: Option<u32>,
     /// SIGKILL a random worker this often, e.g. 200ms
     #[arg(long, value_parser = human::duration)]
     pub kill_storm: Option<Duration>,

@@ -6,7 +6,7 @@ use crate::{
     events::{Event, Notifier},
 };
 use coheap::segment::{Backing, Segment, SegmentConfig};
-use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, run::counter};
+use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, Totals, run::counter};
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -46,6 +46,7 @@ pub fn create(config: &Config) -> Result<Segment, DaemonError> {
         gc_percent: config.gc_percent.value,
         soft_limit_bytes: config.soft_bytes.value,
         procs: PROCS,
+        redeliver_max: config.redeliver_max.value,
         name: config.name.value.to_string(),
     })?;
     Ok(segment)
@@ -121,6 +122,26 @@ pub fn numbers(status: &coheap::Status) -> HeapNumbers {
     }
 }
 
+/// Everything counted since the heap was made.
+pub fn totals(status: &coheap::Status) -> Totals {
+    Totals {
+        gc_cycles: status.gc_cycles,
+        gc_cycle_ns: status.cycle_ns,
+        pause_hist: status.pause_hist.clone(),
+        pause_max_ns: status.pause_ns[2],
+        alloc_bytes: status.alloc_bytes,
+        alloc_objects: status.alloc_objects,
+        freed_bytes: status.freed_bytes,
+        live_bytes: status.heap_live,
+        steals: status.steals,
+        migrations: status.migrations,
+        steps: status.steps,
+        recoveries: status.deaths,
+        requeued: status.requeued,
+        gave_up: status.gave_up,
+    }
+}
+
 /// Unfinished tasks, for people.
 pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
     let rows = segment.list_tasks(TASKS_SHOWN).into_iter();
@@ -128,10 +149,11 @@ pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
         id: t.task as u64,
         kind: t.kind,
         state: t.state.into(),
-        p: None,
-        attempts: t.attempts.into(),
+        p: t.p,
+        attempts: t.attempts,
         steps: t.steps,
         error_code: t.error_code,
+        error: t.error.chars().take(300).collect(),
     };
     rows.map(row).collect()
 }

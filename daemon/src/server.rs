@@ -27,7 +27,7 @@ use coheap::{
 };
 use coheap_protocol::{
     Answer, DeadRow, Hello, Outcome, PROTOCOL_VERSION, Refused, Reply, Request, Role, StopMode,
-    Welcome, WorkerOrder, WorkerSays, codes, decode, encode, hello::MAGIC,
+    Totals, Welcome, WorkerOrder, WorkerSays, codes, decode, encode, hello::MAGIC,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
@@ -77,7 +77,7 @@ pub struct Daemon {
     pub(crate) tools: BTreeMap<u64, Outbox>,
     next_connection: u64,
     pub(crate) run: Option<Run>,
-    pub(crate) outcomes: VecDeque<Outcome>,
+    pub(crate) outcomes: VecDeque<(Outcome, Totals)>,
     pub(crate) gc_waits: Vec<(u64, u32)>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) stop_waiters: Vec<u64>,

@@ -28,13 +28,17 @@ impl Daemon {
                 tool,
                 self.dead_rows().into_iter().map(Reply::Dead).collect(),
             ),
+            Request::Totals => {
+                let totals = heap::totals(&heap::status(&self.segment));
+                self.rows(tool, vec![Reply::Totals(Box::new(totals))]);
+            }
             Request::Config => self.rows(tool, pieces(&self.config.to_toml(true))),
             Request::Spawn { n } => {
                 self.set_workers(tool, self.crew.wanted().saturating_add(n), false)
             }
             Request::Resize { n } => self.set_workers(tool, n, true),
             Request::Run(run) => {
-                if let Some(reply) = self.run_request(tool, run) {
+                for reply in self.run_request(tool, run) {
                     self.reply(tool, &reply);
                 }
             }

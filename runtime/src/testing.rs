@@ -21,7 +21,9 @@ use shm_layout::{
     span::SpanRecord,
     tables::{RootRecord, ShapeRecord, TypeRecord},
     task::TaskRecord,
-    word::{BufWord, JobWord, Owner, PhaseWord, ProcWord, SlotWord, SpanWord, TaskWord, WorkerWord},
+    word::{
+        BufWord, JobWord, Owner, PhaseWord, ProcWord, SlotWord, SpanWord, TaskWord, WorkerWord,
+    },
     workbuf::WORKBUF_BYTES,
     worker::{SlotRecord, WorkerRecord},
 };
@@ -254,8 +256,7 @@ impl<'p> Bench<'p> {
     /// Marks until there is no work that is in nobody's hands.
     pub fn drain(self) {
         let started = crate::time::now_ns();
-        self.0
-            .gc_drain(crate::gc::gc_drain::Until::NoWork, started);
+        self.0.gc_drain(crate::gc::gc_drain::Until::NoWork, started);
     }
     /// Publishes the spare work buffer.
     pub fn balance(self) {
@@ -486,7 +487,7 @@ pub fn name_of(segment: &Segment, at: usize) -> String {
         Some("task") => format!(
             "{name}.{}",
             field(
-                fields!(TaskRecord: word, context, commit, join, kind, steps, wake_at_ns, ready_at_ns, last_death, error, error_code),
+                fields!(TaskRecord: word, context, commit, join, kind, steps, wake_at_ns, tries, last_death, error, error_code),
                 off
             )
         ),
@@ -528,9 +529,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
         }
     }
     // SAFETY: 1. In bounds and aligned: the first four bytes of an array of `AtomicU64`. 2. The lock word of a `pthread_mutex_t`.
-    die(unsafe {
-        &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>()
-    });
+    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>() });
 }
 
 /// Makes P `p` of a copy leave its scope: what a survivor that is inside would do next. It has shaded nothing.
@@ -618,7 +617,10 @@ fn audit_procs(segment: &Segment, out: &mut Vec<String>) {
         ];
         for (name, word) in left {
             if word.load(SeqCst) != 0 && (vacant || !matches!(name, "worker" | "task")) {
-                out.push(format!("P{p} is idle and records {name} {}", word.load(SeqCst)));
+                out.push(format!(
+                    "P{p} is idle and records {name} {}",
+                    word.load(SeqCst)
+                ));
             }
         }
         if now.intent.load(SeqCst) != 0 {
@@ -654,7 +656,9 @@ fn audit_buffers(segment: &Segment, out: &mut Vec<String>) {
         let word = BufWord(segment.buf_words[i].load(SeqCst));
         match word.state() {
             BufWord::FREE if !bit(&segment.buf_free, i) => {
-                out.push(format!("work buffer {i} is free and not to be found: leaked"));
+                out.push(format!(
+                    "work buffer {i} is free and not to be found: leaked"
+                ));
             }
             BufWord::FREE => {}
             BufWord::FULL => out.push(format!("work buffer {i} is published and no cycle is on")),
@@ -734,7 +738,9 @@ fn audit_tasks(segment: &Segment, out: &mut Vec<String>) {
         let free_bit = segment.task_free.bits[i / 64].load(SeqCst) >> (i % 64) & 1 != 0;
         match word.state() {
             TaskWord::FREE if !free_bit => {
-                out.push(format!("task record {i} is free and not to be found: leaked"));
+                out.push(format!(
+                    "task record {i} is free and not to be found: leaked"
+                ));
             }
             TaskWord::RESERVED | TaskWord::RUNNING | TaskWord::COMMITTED => {
                 let who = if live(segment, word.owner()) {
@@ -759,7 +765,9 @@ fn audit_chunks(segment: &Segment, out: &mut Vec<String>) {
         let word = JobWord(segment.chunk_words[c].load(SeqCst));
         match word.state() {
             0 if c < committed => out.push(format!("chunk {c} counts as committed and is absent")),
-            1 | 3 => out.push(format!("chunk {c} is being committed or released by nobody")),
+            1 | 3 => out.push(format!(
+                "chunk {c} is being committed or released by nobody"
+            )),
             4 => {
                 let first = c * CHUNK_PAGES / 64;
                 if segment.page_bits[first..first + CHUNK_PAGES / 64]
@@ -776,9 +784,12 @@ fn audit_chunks(segment: &Segment, out: &mut Vec<String>) {
         let word = SpanWord(segment.spans[page].word.load(SeqCst));
         let bit = segment.page_bits[page / 64].load(Acquire) >> (page % 64) & 1 != 0;
         if bit && word.state() != SpanWord::FREE {
-            out.push(format!("page {page} is free by its bit and in a span by its word"));
+            out.push(format!(
+                "page {page} is free by its bit and in a span by its word"
+            ));
         }
-        if sweep::is_span(word) && word.state() == SpanWord::CACHED && !live(segment, word.owner()) {
+        if sweep::is_span(word) && word.state() == SpanWord::CACHED && !live(segment, word.owner())
+        {
             out.push(format!("span {page} is cached by nobody"));
         }
         if word.state() == SpanWord::BODY {

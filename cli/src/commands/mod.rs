@@ -5,6 +5,7 @@ mod help;
 mod lifecycle;
 mod orders;
 mod query;
+mod report;
 mod run;
 mod up;
 

@@ -2,7 +2,7 @@
 
 use super::orders::text;
 use crate::{args::Global, connect, failure::Failure, private, show};
-use coheap::control::{ControlError, RuntimeDir, instance, paths};
+use coheap::control::{RuntimeDir, instance, paths};
 use coheap_protocol::{
     Reply, Request, Role, Status, codes,
     human::{show_bytes, show_duration},
@@ -300,8 +300,5 @@ pub fn config(global: &Global, origin: bool) -> Result<u8, Failure> {
     let status = command
         .status()
         .map_err(|e| private::not_started(&program, &e))?;
-    if status.success() {
-        return Ok(codes::OK);
-    }
-    Err(ControlError::Unexpected(format!("coheapd --print-config ended with {status}")).into())
+    private::code_of(&program, status)
 }

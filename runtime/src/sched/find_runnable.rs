@@ -31,8 +31,8 @@ use crate::{
     time::now_ns,
 };
 
-/// Runs of a step that may be lost to deaths, or end for lack of memory, before the task is given up.
-pub(crate) const ATTEMPTS_MAX: u8 = 3;
+/// Runs of a step that may end for lack of memory before the task is given up. Deaths have a limit of their own, in the segment.
+const HUNGER_MAX: u32 = 3;
 /// Looks for work before a P sleeps.
 const SPINS: u32 = 20;
 /// A sleep's longest: whatever was missed is found then.
@@ -386,9 +386,9 @@ impl Proc {
     fn fail_task(&self, task: usize, error: &Error, kinds: &Resolved<'_>) {
         let record = &self.seg.tasks[task];
         let word = TaskWord(record.word.load(Relaxed));
-        let attempts = word.attempts() + 1;
+        let attempts = word.attempts().saturating_add(1).min(15);
         let hungry = matches!(error, Error::HeapFull { .. } | Error::NoMemory { .. });
-        if hungry && attempts <= ATTEMPTS_MAX {
+        if hungry && count_lost(&self.seg, task, word, Lost::Hunger) as u32 <= HUNGER_MAX {
             self.seg
                 .hdr
                 .gc
@@ -421,6 +421,36 @@ impl Proc {
         record.error_code.store(error.exit_code() as u32, Relaxed);
         give_up(&self.seg, task, word, attempts);
     }
+}
+
+/// Why a run of a step took no effect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its process died.
+    Death,
+    /// Memory was short.
+    Hunger,
+}
+
+/// Lost runs of a task's present step: deaths in the upper half, hunger in the lower. The word's count says whether the record's
+/// belongs to this step, because a commit clears the former only.
+pub(crate) fn lost(segment: &crate::Segment, task: usize, word: TaskWord) -> u64 {
+    if word.attempts() == 0 {
+        0
+    } else {
+        segment.tasks[task].tries.load(Relaxed)
+    }
+}
+
+/// Counts one more. By the task's owner, or by the recoverer of a dead one.
+pub(crate) fn count_lost(segment: &crate::Segment, task: usize, word: TaskWord, why: Lost) -> u64 {
+    let before = lost(segment, task, word);
+    let now = match why {
+        Lost::Death => before.saturating_add(1 << 32),
+        Lost::Hunger => before + 1,
+    };
+    segment.tasks[task].tries.store(now, Relaxed);
+    now
 }
 
 /// `FAILED` keeps context and error for the report; who waits for the result is told. A death in between leaves the task in the

@@ -234,19 +234,6 @@ fn clear_record(rec: &ProcRecord) {
     rec.runnext.store(0, Relaxed);
     let head = rec.runq_head.0.load(Relaxed);
     rec.runq_tail.0.store(head, Relaxed);
-    let s = &rec.stats.0;
-    for counter in [
-        &s.alloc_bytes,
-        &s.alloc_objects,
-        &s.steps,
-        &s.steals,
-        &s.steal_misses,
-        &s.fractional_ns,
-        &s.marked,
-        &s.swept_pages,
-        &s.sleeps,
-        &s.woken,
-    ] {
-        counter.store(0, Relaxed);
-    }
+    // The other counters of a P go on across leases: their sums over all records are what was ever done, whoever died.
+    rec.stats.0.fractional_ns.store(0, Relaxed);
 }

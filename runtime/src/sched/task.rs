@@ -25,6 +25,7 @@ use crate::{
     failpoint,
     sched::{
         commit::{Effect, Plan},
+        find_runnable,
         join::Join,
         proc::Proc,
         run_queue::put_global,
@@ -141,9 +142,19 @@ impl<T: Task> Step<'_, T> {
 
     /// Runs that this step has already lost to deaths or to a lack of memory.
     pub fn attempts(&self) -> u32 {
-        TaskWord(self.cx.proc().seg.tasks[self.task].word.load(Relaxed))
-            .attempts()
-            .into()
+        let lost = self.lost();
+        (lost >> 32) as u32 + lost as u32
+    }
+
+    /// Runs that this step has already lost to a lack of memory.
+    pub fn starved(&self) -> u32 {
+        self.lost() as u32
+    }
+
+    fn lost(&self) -> u64 {
+        let segment = &self.cx.proc().seg;
+        let word = TaskWord(segment.tasks[self.task].word.load(Relaxed));
+        find_runnable::lost(segment, self.task, word)
     }
 
     /// Makes a new task from this context, if the step takes effect.

@@ -154,8 +154,7 @@ fn plant(name: &str) -> Result<(), String> {
 /// The stepped process: a victim, or a recoverer.
 fn child(args: &[String], path: &str) -> ExitCode {
     use nix::sys::{
-        prctl,
-        ptrace,
+        prctl, ptrace,
         signal::{Signal, raise},
     };
     prctl::set_pdeathsig(Signal::SIGKILL).expect("a process may ask for a signal");
@@ -172,7 +171,10 @@ fn child(args: &[String], path: &str) -> ExitCode {
     mark::traced();
     match args[0].as_str() {
         "--victim" => {
-            let op = OPS.iter().find(|o| o.name == args[1]).expect("an operation");
+            let op = OPS
+                .iter()
+                .find(|o| o.name == args[1])
+                .expect("an operation");
             (op.run)(&segment);
         }
         _ => {
@@ -261,7 +263,10 @@ fn print_coverage(total: &Outcome, full: bool) -> bool {
         .collect();
     println!("recovery branches taken: {}", taken.join(", "));
     if full && !missed.is_empty() {
-        println!("recovery branches that nothing reaches: {}", missed.join(", "));
+        println!(
+            "recovery branches that nothing reaches: {}",
+            missed.join(", ")
+        );
     }
     full && !missed.is_empty()
 }
@@ -279,7 +284,11 @@ impl Outcome {
         self.failures.extend(other.failures);
     }
 
-    fn count_probes(&mut self, before: &BTreeMap<String, u64>, segment: &Segment) -> BTreeSet<String> {
+    fn count_probes(
+        &mut self,
+        before: &BTreeMap<String, u64>,
+        segment: &Segment,
+    ) -> BTreeSet<String> {
         let mut new = BTreeSet::new();
         for (name, n) in segment.probes() {
             let more = n - before.get(&name).copied().unwrap_or(0);
@@ -301,7 +310,9 @@ fn pin() {
     let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
         return;
     };
-    let last = (0..CpuSet::count()).rev().find(|&c| allowed.is_set(c) == Ok(true));
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|&c| allowed.is_set(c) == Ok(true));
     let mut one = CpuSet::new();
     if last.is_some_and(|c| one.set(c).is_ok()) {
         // Slower without.
@@ -388,7 +399,12 @@ fn one(op: &Op, args: &Args) -> Outcome {
         chosen
     };
     if ["kill", "all", "short"].contains(&&*args.mode) {
-        kill_mode(op, &few, !short || out.instructions <= SHORT_STEPS, &mut out);
+        kill_mode(
+            op,
+            &few,
+            !short || out.instructions <= SHORT_STEPS,
+            &mut out,
+        );
     }
     if ["stop", "all", "short"].contains(&&*args.mode) {
         stop_mode(op, &few, &mut out);
@@ -397,7 +413,14 @@ fn one(op: &Op, args: &Args) -> Outcome {
 }
 
 impl Outcome {
-    fn fail(&mut self, mode: &'static str, instruction: u64, place: &str, changed: &str, what: String) {
+    fn fail(
+        &mut self,
+        mode: &'static str,
+        instruction: u64,
+        place: &str,
+        changed: &str,
+        what: String,
+    ) {
         self.failures.push(Failure {
             mode,
             instruction,
@@ -518,7 +541,9 @@ fn double_mode(segment: &Segment, op: &Op, pid: u32, n: u64, out: &mut Outcome) 
             Stop::Mark => break,
             Stop::Other => return out.fail("double", n, "", "", "the recoverer ended".into()),
         }
-        let Some(at) = watcher.changed() else { continue };
+        let Some(at) = watcher.changed() else {
+            continue;
+        };
         alive();
         out.doubles += 1;
         let result = examine(&first, &mut second, op, recoverer.pid(), out).map(|r| r.0);
@@ -573,9 +598,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
             let before: BTreeMap<String, u64> = scene.segment.probes().into_iter().collect();
             let result = recover_real(&scene.segment)
                 .and_then(|()| survive::old_survivor(&mut scene.p0))
-                .and_then(|s| {
-                    survive::audited_with_survivor(&mut scene.p0).map(|()| s)
-                });
+                .and_then(|s| survive::audited_with_survivor(&mut scene.p0).map(|()| s));
             out.count_probes(&before, &scene.segment);
             if result.is_err() {
                 // A survivor that panicked in a scope cannot detach in order.
@@ -602,7 +625,13 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
                     || Some(&signature) == end.as_ref()
                     || op.may_give_up && signature.gave_up();
                 if !known {
-                    out.fail("kill", n, &place, "", format!("left {signature}; before {first}; after {end:?}"));
+                    out.fail(
+                        "kill",
+                        n,
+                        &place,
+                        "",
+                        format!("left {signature}; before {first}; after {end:?}"),
+                    );
                 }
             }
             Err(e) => out.fail("kill", n, &place, "", e),
@@ -615,7 +644,11 @@ fn recover_real(segment: &Segment) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(1);
     loop {
         survive::recover(segment).map(drop).or_else(|e| {
-            if Instant::now() > until { Err(e) } else { Ok(()) }
+            if Instant::now() > until {
+                Err(e)
+            } else {
+                Ok(())
+            }
         })?;
         if testing::live_leases(segment) <= 1 {
             return Ok(());

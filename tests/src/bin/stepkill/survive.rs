@@ -134,7 +134,9 @@ pub fn own_work(p: &mut P, patience: Duration) -> Result<(), String> {
     if over {
         Ok(())
     } else {
-        Err(format!("the survivor's own task did not end within {patience:?}"))
+        Err(format!(
+            "the survivor's own task did not end within {patience:?}"
+        ))
     }
 }
 
@@ -145,8 +147,7 @@ fn work(p: &mut P) -> Result<Signature, String> {
             return Err("a collection does not end".into());
         }
     }
-    let report =
-        gc::verify::verify_clean(p, true).map_err(|e| format!("verification: {e}"))?;
+    let report = gc::verify::verify_clean(p, true).map_err(|e| format!("verification: {e}"))?;
     let outcome = ops::outcome(p);
     Ok(Signature {
         objects: report.objects,

@@ -484,3 +484,38 @@ fn a_type_that_is_only_read_is_checked_too() {
         )
     });
 }
+
+#[test]
+fn a_step_that_panics_or_fails_gives_its_spawns_back() {
+    #[derive(Shared)]
+    struct Bad {
+        panics: u64,
+    }
+    impl Task for Bad {
+        const KIND: &'static str = "bad";
+        type Output = Bad;
+        fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
+            let cx = &*cx;
+            for _ in 0..100 {
+                cx.spawn(cx.alloc(Churn { left: 0 })?)?;
+            }
+            if cx.context().panics == 1 {
+                std::panic::resume_unwind(Box::new("no luck"));
+            }
+            Err(Error::Task {
+                what: "no luck".into(),
+            })
+        }
+    }
+    let mut p = P::lease(segment(16 << 20, 100)).unwrap();
+    for panics in [0, 1] {
+        let bad = p.submit(|cx| cx.alloc(Bad { panics })).unwrap();
+        p.run_until_idle(&Kinds::new().with::<Bad>().with::<Churn>())
+            .unwrap();
+        assert!(p.enter(|cx| bad.has_failed(cx)));
+    }
+    let left = p.segment().list_tasks(1000);
+    assert!(left.iter().all(|t| t.state == "failed"), "{left:?}");
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(|t| t.error.contains("no luck")), "{left:?}");
+}

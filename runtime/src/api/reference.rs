@@ -183,8 +183,16 @@ impl<T> Slot<T> {
     }
 
     /// What it refers to.
+    ///
+    /// # Panics
+    /// If the slot does not lie in the heap of `cx`: its reference means nothing there.
     #[inline]
     pub fn load<'cx>(&self, cx: &'cx Cx<'_>) -> Option<Gc<'cx, T>> {
+        let here = (&raw const self.raw).cast();
+        assert!(
+            cx.proc().seg.contains(here),
+            "a Slot is loaded from only inside the heap"
+        );
         // Acquire: pairs with the Release in `store`: the object's contents before the reference to it.
         cx.gc(self.raw.load(Acquire))
     }

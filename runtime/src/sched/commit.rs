@@ -125,7 +125,18 @@ impl Proc {
         if plan.effects.is_empty() && plan.wait_join == 0 && !joins {
             return Ok(self.finish(task, running, next, plan.state, plan.wake_at_ns));
         }
-        let commit = self.make_record(record.join.load(Relaxed), &plan)?;
+        let commit = match self.make_record(record.join.load(Relaxed), &plan) {
+            Ok(commit) => commit,
+            Err(e) => {
+                // Nothing happened: reserved children go back.
+                for effect in &plan.effects {
+                    if let Effect::Spawn { task, word } = *effect {
+                        self.unreserve_task(task, word);
+                    }
+                }
+                return Err(e);
+            }
+        };
         self.write_barrier(commit);
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");

@@ -293,21 +293,21 @@ fn run_step<T: Task>(proc: &Proc, task: usize) -> Result<Plan> {
         kind: std::marker::PhantomData,
     };
     let next = T::step(&mut step).map(|next| raw_next(proc, next));
-    let effects = step.effects.into_inner();
-    match next {
-        Ok(mut plan) => {
-            plan.effects = effects.iter().map(|p| p.effect).collect();
-            plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
-            Ok(plan)
-        }
-        Err(e) => {
-            // Nothing happened: reserved children go back.
-            for pending in &effects {
-                if let Effect::Spawn { task, word } = pending.effect {
-                    proc.unreserve_task(task, word);
-                }
+    // On any other way out, a panic included, dropping the step takes its reservations back.
+    let mut plan = next?;
+    let effects = std::mem::take(&mut *step.effects.borrow_mut());
+    plan.effects = effects.iter().map(|p| p.effect).collect();
+    plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
+    Ok(plan)
+}
+
+impl<T: Task> Drop for Step<'_, T> {
+    /// Nothing happened: reserved children go back. After a step that took effect there are none.
+    fn drop(&mut self) {
+        for pending in self.effects.borrow().iter() {
+            if let Effect::Spawn { task, word } = pending.effect {
+                self.cx.proc().unreserve_task(task, word);
             }
-            Err(e)
         }
     }
 }

@@ -21,7 +21,9 @@ use shm_layout::{
     span::SpanRecord,
     tables::{RootRecord, ShapeRecord, TypeRecord},
     task::TaskRecord,
-    word::{BufWord, JobWord, Owner, PhaseWord, ProcWord, SlotWord, SpanWord, TaskWord, WorkerWord},
+    word::{
+        BufWord, JobWord, Owner, PhaseWord, ProcWord, SlotWord, SpanWord, TaskWord, WorkerWord,
+    },
     workbuf::WORKBUF_BYTES,
     worker::{SlotRecord, WorkerRecord},
 };
@@ -122,6 +124,21 @@ impl<'p> Bench<'p> {
             self.0.collector_work(true);
         }
         panic!("the cycle does not end");
+    }
+    /// Helps a running cycle to its end, for a limited time. True when there is none any more.
+    pub fn finish_within(self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        while self.phase() != PhaseWord::OFF {
+            if Instant::now() > until {
+                return false;
+            }
+            self.edge();
+            if !self.0.collector_work(true) {
+                std::thread::yield_now();
+            }
+        }
+        self.edge();
+        true
     }
     /// Collects, for a limited time. True when a cycle that began after the call has ended.
     pub fn collect_within(self, patience: Duration) -> bool {
@@ -254,8 +271,7 @@ impl<'p> Bench<'p> {
     /// Marks until there is no work that is in nobody's hands.
     pub fn drain(self) {
         let started = crate::time::now_ns();
-        self.0
-            .gc_drain(crate::gc::gc_drain::Until::NoWork, started);
+        self.0.gc_drain(crate::gc::gc_drain::Until::NoWork, started);
     }
     /// Publishes the spare work buffer.
     pub fn balance(self) {
@@ -528,9 +544,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
         }
     }
     // SAFETY: 1. In bounds and aligned: the first four bytes of an array of `AtomicU64`. 2. The lock word of a `pthread_mutex_t`.
-    die(unsafe {
-        &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>()
-    });
+    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>() });
 }
 
 /// Makes P `p` of a copy leave its scope: what a survivor that is inside would do next. It has shaded nothing.
@@ -618,7 +632,10 @@ fn audit_procs(segment: &Segment, out: &mut Vec<String>) {
         ];
         for (name, word) in left {
             if word.load(SeqCst) != 0 && (vacant || !matches!(name, "worker" | "task")) {
-                out.push(format!("P{p} is idle and records {name} {}", word.load(SeqCst)));
+                out.push(format!(
+                    "P{p} is idle and records {name} {}",
+                    word.load(SeqCst)
+                ));
             }
         }
         if now.intent.load(SeqCst) != 0 {
@@ -654,7 +671,9 @@ fn audit_buffers(segment: &Segment, out: &mut Vec<String>) {
         let word = BufWord(segment.buf_words[i].load(SeqCst));
         match word.state() {
             BufWord::FREE if !bit(&segment.buf_free, i) => {
-                out.push(format!("work buffer {i} is free and not to be found: leaked"));
+                out.push(format!(
+                    "work buffer {i} is free and not to be found: leaked"
+                ));
             }
             BufWord::FREE => {}
             BufWord::FULL => out.push(format!("work buffer {i} is published and no cycle is on")),
@@ -734,7 +753,9 @@ fn audit_tasks(segment: &Segment, out: &mut Vec<String>) {
         let free_bit = segment.task_free.bits[i / 64].load(SeqCst) >> (i % 64) & 1 != 0;
         match word.state() {
             TaskWord::FREE if !free_bit => {
-                out.push(format!("task record {i} is free and not to be found: leaked"));
+                out.push(format!(
+                    "task record {i} is free and not to be found: leaked"
+                ));
             }
             TaskWord::RESERVED | TaskWord::RUNNING | TaskWord::COMMITTED => {
                 let who = if live(segment, word.owner()) {
@@ -759,7 +780,9 @@ fn audit_chunks(segment: &Segment, out: &mut Vec<String>) {
         let word = JobWord(segment.chunk_words[c].load(SeqCst));
         match word.state() {
             0 if c < committed => out.push(format!("chunk {c} counts as committed and is absent")),
-            1 | 3 => out.push(format!("chunk {c} is being committed or released by nobody")),
+            1 | 3 => out.push(format!(
+                "chunk {c} is being committed or released by nobody"
+            )),
             4 => {
                 let first = c * CHUNK_PAGES / 64;
                 if segment.page_bits[first..first + CHUNK_PAGES / 64]
@@ -776,9 +799,12 @@ fn audit_chunks(segment: &Segment, out: &mut Vec<String>) {
         let word = SpanWord(segment.spans[page].word.load(SeqCst));
         let bit = segment.page_bits[page / 64].load(Acquire) >> (page % 64) & 1 != 0;
         if bit && word.state() != SpanWord::FREE {
-            out.push(format!("page {page} is free by its bit and in a span by its word"));
+            out.push(format!(
+                "page {page} is free by its bit and in a span by its word"
+            ));
         }
-        if sweep::is_span(word) && word.state() == SpanWord::CACHED && !live(segment, word.owner()) {
+        if sweep::is_span(word) && word.state() == SpanWord::CACHED && !live(segment, word.owner())
+        {
             out.push(format!("span {page} is cached by nobody"));
         }
         if word.state() == SpanWord::BODY {
@@ -801,4 +827,28 @@ pub fn run_left<T: crate::Shared>(cx: &crate::Cx<'_>) -> bool {
         .cursors
         .get(T::cell().number())
         .is_some_and(|c| c.cur.get() != c.end.get())
+}
+
+/// Chooses a built-in fault for this process; an error with the names there are.
+///
+/// # Errors
+/// The names, when there is none of this one.
+#[cfg(feature = "planted")]
+pub fn plant(name: &str) -> std::result::Result<(), String> {
+    if crate::failpoint::plant(name) {
+        return Ok(());
+    }
+    Err(format!("no such fault; there are {}", plants().join(", ")))
+}
+
+/// The names of the built-in faults.
+#[cfg(feature = "planted")]
+pub fn plants() -> Vec<&'static str> {
+    crate::failpoint::PLANTS.iter().map(|(n, _)| *n).collect()
+}
+
+/// Chooses none.
+#[cfg(feature = "planted")]
+pub fn plant_nothing() {
+    crate::failpoint::plant_nothing();
 }

@@ -141,26 +141,30 @@ fn parse(args: &[String]) -> Result<Option<Args>, String> {
     Ok(Some(out))
 }
 
+/// Checks the name of a built-in fault: victims only are given it.
 fn plant(name: &str) -> Result<(), String> {
-    if !cfg!(feature = "planted") {
-        return Err("this build has no faults to plant: build with --features planted".into());
-    }
     #[cfg(feature = "planted")]
-    testing::plant(name)?;
-    let _ = name;
-    Ok(())
+    return testing::plant(name).map(|()| {
+        testing::plant_nothing();
+        tracer::plant(name);
+    });
+    #[cfg(not(feature = "planted"))]
+    Err(format!(
+        "this build has no fault {name:?} to plant: build with --features planted"
+    ))
 }
 
 /// The stepped process: a victim, or a recoverer.
 fn child(args: &[String], path: &str) -> ExitCode {
     use nix::sys::{
-        prctl,
-        ptrace,
+        prctl, ptrace,
         signal::{Signal, raise},
     };
     prctl::set_pdeathsig(Signal::SIGKILL).expect("a process may ask for a signal");
     #[cfg(feature = "planted")]
-    testing::plant_from_environment();
+    if let Ok(name) = std::env::var(tracer::PLANT) {
+        testing::plant(&name).expect("a fault by a name that the parent has checked");
+    }
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -172,7 +176,10 @@ fn child(args: &[String], path: &str) -> ExitCode {
     mark::traced();
     match args[0].as_str() {
         "--victim" => {
-            let op = OPS.iter().find(|o| o.name == args[1]).expect("an operation");
+            let op = OPS
+                .iter()
+                .find(|o| o.name == args[1])
+                .expect("an operation");
             (op.run)(&segment);
         }
         _ => {
@@ -261,7 +268,10 @@ fn print_coverage(total: &Outcome, full: bool) -> bool {
         .collect();
     println!("recovery branches taken: {}", taken.join(", "));
     if full && !missed.is_empty() {
-        println!("recovery branches that nothing reaches: {}", missed.join(", "));
+        println!(
+            "recovery branches that nothing reaches: {}",
+            missed.join(", ")
+        );
     }
     full && !missed.is_empty()
 }
@@ -279,7 +289,11 @@ impl Outcome {
         self.failures.extend(other.failures);
     }
 
-    fn count_probes(&mut self, before: &BTreeMap<String, u64>, segment: &Segment) -> BTreeSet<String> {
+    fn count_probes(
+        &mut self,
+        before: &BTreeMap<String, u64>,
+        segment: &Segment,
+    ) -> BTreeSet<String> {
         let mut new = BTreeSet::new();
         for (name, n) in segment.probes() {
             let more = n - before.get(&name).copied().unwrap_or(0);
@@ -301,7 +315,9 @@ fn pin() {
     let Ok(allowed) = sched_getaffinity(Pid::from_raw(0)) else {
         return;
     };
-    let last = (0..CpuSet::count()).rev().find(|&c| allowed.is_set(c) == Ok(true));
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|&c| allowed.is_set(c) == Ok(true));
     let mut one = CpuSet::new();
     if last.is_some_and(|c| one.set(c).is_ok()) {
         // Slower without.
@@ -388,7 +404,12 @@ fn one(op: &Op, args: &Args) -> Outcome {
         chosen
     };
     if ["kill", "all", "short"].contains(&&*args.mode) {
-        kill_mode(op, &few, !short || out.instructions <= SHORT_STEPS, &mut out);
+        kill_mode(
+            op,
+            &few,
+            !short || out.instructions <= SHORT_STEPS,
+            &mut out,
+        );
     }
     if ["stop", "all", "short"].contains(&&*args.mode) {
         stop_mode(op, &few, &mut out);
@@ -397,7 +418,14 @@ fn one(op: &Op, args: &Args) -> Outcome {
 }
 
 impl Outcome {
-    fn fail(&mut self, mode: &'static str, instruction: u64, place: &str, changed: &str, what: String) {
+    fn fail(
+        &mut self,
+        mode: &'static str,
+        instruction: u64,
+        place: &str,
+        changed: &str,
+        what: String,
+    ) {
         self.failures.push(Failure {
             mode,
             instruction,
@@ -487,7 +515,10 @@ fn examine(
         testing::put_outside(copy, 0);
     }
     let before: BTreeMap<String, u64> = copy.probes().into_iter().collect();
-    let result = survive::recover(copy).and_then(|_| survive::newcomer(copy));
+    let result = survive::recover(copy).and_then(|_| match testing::live_leases(copy) {
+        1 => survive::newcomer(copy),
+        n => Err(format!("{n} leases are left, of one survivor")),
+    });
     let branches = out.count_probes(&before, copy);
     if result.is_err() {
         // What a survivor that panicked holds there stays mapped: the next copy is another one.
@@ -518,7 +549,9 @@ fn double_mode(segment: &Segment, op: &Op, pid: u32, n: u64, out: &mut Outcome) 
             Stop::Mark => break,
             Stop::Other => return out.fail("double", n, "", "", "the recoverer ended".into()),
         }
-        let Some(at) = watcher.changed() else { continue };
+        let Some(at) = watcher.changed() else {
+            continue;
+        };
         alive();
         out.doubles += 1;
         let result = examine(&first, &mut second, op, recoverer.pid(), out).map(|r| r.0);
@@ -573,9 +606,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
             let before: BTreeMap<String, u64> = scene.segment.probes().into_iter().collect();
             let result = recover_real(&scene.segment)
                 .and_then(|()| survive::old_survivor(&mut scene.p0))
-                .and_then(|s| {
-                    survive::audited_with_survivor(&mut scene.p0).map(|()| s)
-                });
+                .and_then(|s| survive::audited_with_survivor(&mut scene.p0).map(|()| s));
             out.count_probes(&before, &scene.segment);
             if result.is_err() {
                 // A survivor that panicked in a scope cannot detach in order.
@@ -602,7 +633,13 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
                     || Some(&signature) == end.as_ref()
                     || op.may_give_up && signature.gave_up();
                 if !known {
-                    out.fail("kill", n, &place, "", format!("left {signature}; before {first}; after {end:?}"));
+                    out.fail(
+                        "kill",
+                        n,
+                        &place,
+                        "",
+                        format!("left {signature}; before {first}; after {end:?}"),
+                    );
                 }
             }
             Err(e) => out.fail("kill", n, &place, "", e),
@@ -615,7 +652,11 @@ fn recover_real(segment: &Segment) -> Result<(), String> {
     let until = Instant::now() + Duration::from_secs(1);
     loop {
         survive::recover(segment).map(drop).or_else(|e| {
-            if Instant::now() > until { Err(e) } else { Ok(()) }
+            if Instant::now() > until {
+                Err(e)
+            } else {
+                Ok(())
+            }
         })?;
         if testing::live_leases(segment) <= 1 {
             return Ok(());

@@ -574,8 +574,16 @@ fn store_in(segment: &Segment, marking: bool) {
     }
     p.enter(|cx| {
         let cx = &*cx;
-        let out = cx.root::<Node>("out").expect("a root").get(cx).expect("set");
-        let tree = cx.root::<Node>("tree").expect("a root").get(cx).expect("set");
+        let out = cx
+            .root::<Node>("out")
+            .expect("a root")
+            .get(cx)
+            .expect("set");
+        let tree = cx
+            .root::<Node>("tree")
+            .expect("a root")
+            .get(cx)
+            .expect("set");
         let child = tree.left.load(cx);
         mark();
         out.left.store(cx, child);
@@ -610,7 +618,11 @@ fn store_full(segment: &Segment) {
     p.bench().drive(phase::MARK);
     p.enter(|cx| {
         let cx = &*cx;
-        let wide = cx.root::<Wide>("wide").expect("a root").get(cx).expect("set");
+        let wide = cx
+            .root::<Wide>("wide")
+            .expect("a root")
+            .get(cx)
+            .expect("set");
         let all = wide.all.load(cx).expect("set");
         let holder = node(cx, 0).expect("room");
         let full = 2 * testing::WORKBUF_REFS;
@@ -1123,7 +1135,11 @@ fn handle_marking(segment: &Segment) {
     let mut p = marking(segment);
     p.enter(|cx| {
         let cx = &*cx;
-        let tree = cx.root::<Node>("tree").expect("a root").get(cx).expect("set");
+        let tree = cx
+            .root::<Node>("tree")
+            .expect("a root")
+            .get(cx)
+            .expect("set");
         mark();
         let kept = cx.handle(tree);
         drop(kept);
@@ -1135,7 +1151,11 @@ fn root_set(segment: &Segment) {
     let mut p = marking(segment);
     p.enter(|cx| {
         let cx = &*cx;
-        let tree = cx.root::<Node>("tree").expect("a root").get(cx).expect("set");
+        let tree = cx
+            .root::<Node>("tree")
+            .expect("a root")
+            .get(cx)
+            .expect("set");
         let child = tree.left.load(cx);
         let out = cx.root::<Node>("out").expect("a root");
         mark();

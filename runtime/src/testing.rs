@@ -125,6 +125,21 @@ impl<'p> Bench<'p> {
         }
         panic!("the cycle does not end");
     }
+    /// Helps a running cycle to its end, for a limited time. True when there is none any more.
+    pub fn finish_within(self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        while self.phase() != PhaseWord::OFF {
+            if Instant::now() > until {
+                return false;
+            }
+            self.edge();
+            if !self.0.collector_work(true) {
+                std::thread::yield_now();
+            }
+        }
+        self.edge();
+        true
+    }
     /// Collects, for a limited time. True when a cycle that began after the call has ended.
     pub fn collect_within(self, patience: Duration) -> bool {
         let wanted = gc_start::request(&self.0.seg);
@@ -812,4 +827,28 @@ pub fn run_left<T: crate::Shared>(cx: &crate::Cx<'_>) -> bool {
         .cursors
         .get(T::cell().number())
         .is_some_and(|c| c.cur.get() != c.end.get())
+}
+
+/// Chooses a built-in fault for this process; an error with the names there are.
+///
+/// # Errors
+/// The names, when there is none of this one.
+#[cfg(feature = "planted")]
+pub fn plant(name: &str) -> std::result::Result<(), String> {
+    if crate::failpoint::plant(name) {
+        return Ok(());
+    }
+    Err(format!("no such fault; there are {}", plants().join(", ")))
+}
+
+/// The names of the built-in faults.
+#[cfg(feature = "planted")]
+pub fn plants() -> Vec<&'static str> {
+    crate::failpoint::PLANTS.iter().map(|(n, _)| *n).collect()
+}
+
+/// Chooses none.
+#[cfg(feature = "planted")]
+pub fn plant_nothing() {
+    crate::failpoint::plant_nothing();
 }

@@ -23,7 +23,7 @@ use shm_layout::{
     tables::{ShapeRecord, scan},
 };
 
-use crate::{failpoint, heap::marks, sched::proc::Proc};
+use crate::{failpoint, heap::marks, planted, sched::proc::Proc};
 
 /// Bytes of a large object scanned at once: Go's maxObletBytes.
 pub(crate) const OBLET_BYTES: usize = 128 << 10;
@@ -265,7 +265,9 @@ impl Proc {
     /// Marks `r` and makes it grey, if it was white. Rule 3: record, then mark, then push, then clear the record.
     #[inline]
     pub(crate) fn grey_object(&self, bits: &'static [std::sync::atomic::AtomicU64], r: Ref) {
-        self.rec.now.0.shade.store(r, Release);
+        if !planted!(PushNotRecorded) {
+            self.rec.now.0.shade.store(r, Release);
+        }
         failpoint!("drain.recorded");
         if marks::mark(bits, r) {
             failpoint!("drain.marked");

@@ -24,7 +24,7 @@ use shm_layout::{
 
 use crate::{
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::proc::Proc,
     segment::{Segment, limits},
 };
@@ -223,7 +223,9 @@ impl Proc {
             if index == 0 {
                 continue;
             }
-            self.rec.now.0.workbuf.store(index, Release);
+            if !planted!(BufferNotRecorded) {
+                self.rec.now.0.workbuf.store(index, Release);
+            }
             self.set_buf(k, 0);
             if self.seg.bufs[index as usize - 1].len.load(Relaxed) > 0 && !over {
                 self.seg.hdr.gc.dirty.0.store(1, SeqCst);

@@ -32,7 +32,7 @@ use crate::{
     Error,
     api::{Handle, RefMap, queue, root},
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::{join, proc::Proc, run_queue::put_global, task::make_runnable},
     segment::Segment,
 };
@@ -140,6 +140,11 @@ impl Proc {
         self.write_barrier(commit);
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");
+        if planted!(EffectBeforeCommit) {
+            apply(&self.seg, task, commit, self.me.p, &mut |child| {
+                self.runq_put(child, false)
+            });
+        }
         let committed = next.moved(TaskWord::COMMITTED, self.me);
         // The commit. AcqRel: Release publishes context and record to whoever applies them. Nobody else moves a word that says
         // "running by me".

@@ -22,6 +22,7 @@ use crate::{
     gc::gcw::Gcw,
     heap::cursor::Cursor,
     life::{self, LifeLock},
+    planted,
     segment::{Segment, limits},
     time::now_ns,
 };
@@ -102,6 +103,9 @@ impl Proc {
         rec.tid
             .store(nix::unistd::gettid().as_raw() as u32, Relaxed);
         failpoint!("lease.locked");
+        if planted!(LiveBeforeArmed) {
+            rec.word.0.store(word.with_state(ProcWord::LIVE).0, SeqCst);
+        }
         // Release: partner of the Acquire in `life::is_dead`: from here on the life word speaks for this lease.
         rec.armed.store(1, Release);
         rec.leased_at_ns.store(now_ns(), Relaxed);

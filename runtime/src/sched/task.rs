@@ -22,7 +22,7 @@ use crate::{
     Error,
     api::{self, Cx, Gc, Handle, P, Root, Shared},
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::{
         commit::{Effect, Plan},
         find_runnable,
@@ -383,7 +383,14 @@ impl Proc {
             let word = TaskWord(record.word.load(Acquire));
             // `sel` 1 while it is being filled: what the fields refer to is stale, and no root (`markroot`).
             let unfilled = word
-                .moved(TaskWord::RESERVED, self.me)
+                .moved(
+                    TaskWord::RESERVED,
+                    if planted!(ReservedByNobody) {
+                        Owner::new(0, 0)
+                    } else {
+                        self.me
+                    },
+                )
                 .with_sel(1)
                 .with_attempts(0);
             if word.state() != TaskWord::FREE

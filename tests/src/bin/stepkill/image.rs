@@ -55,9 +55,9 @@ impl Watcher {
             if now == &last[..] {
                 continue;
             }
-            for (i, (a, b)) in now.chunks(8).zip(last.chunks(8)).enumerate() {
-                let at = range.start + i * 8;
-                if a != b && first.is_none() && !self.idle.contains(&at) {
+            for (i, (a, b)) in now.chunks(4).zip(last.chunks(4)).enumerate() {
+                let at = range.start + i * 4;
+                if a != b && first.is_none() && !self.idle.contains(&(at & !7)) {
                     first = Some(at);
                 }
             }

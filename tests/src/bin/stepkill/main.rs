@@ -141,14 +141,17 @@ fn parse(args: &[String]) -> Result<Option<Args>, String> {
     Ok(Some(out))
 }
 
+/// Checks the name of a built-in fault: victims only are given it.
 fn plant(name: &str) -> Result<(), String> {
-    if !cfg!(feature = "planted") {
-        return Err("this build has no faults to plant: build with --features planted".into());
-    }
     #[cfg(feature = "planted")]
-    testing::plant(name)?;
-    let _ = name;
-    Ok(())
+    return testing::plant(name).map(|()| {
+        testing::plant_nothing();
+        tracer::plant(name);
+    });
+    #[cfg(not(feature = "planted"))]
+    Err(format!(
+        "this build has no fault {name:?} to plant: build with --features planted"
+    ))
 }
 
 /// The stepped process: a victim, or a recoverer.
@@ -159,7 +162,9 @@ fn child(args: &[String], path: &str) -> ExitCode {
     };
     prctl::set_pdeathsig(Signal::SIGKILL).expect("a process may ask for a signal");
     #[cfg(feature = "planted")]
-    testing::plant_from_environment();
+    if let Ok(name) = std::env::var(tracer::PLANT) {
+        testing::plant(&name).expect("a fault by a name that the parent has checked");
+    }
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -510,7 +515,10 @@ fn examine(
         testing::put_outside(copy, 0);
     }
     let before: BTreeMap<String, u64> = copy.probes().into_iter().collect();
-    let result = survive::recover(copy).and_then(|_| survive::newcomer(copy));
+    let result = survive::recover(copy).and_then(|_| match testing::live_leases(copy) {
+        1 => survive::newcomer(copy),
+        n => Err(format!("{n} leases are left, of one survivor")),
+    });
     let branches = out.count_probes(&before, copy);
     if result.is_err() {
         // What a survivor that panicked holds there stays mapped: the next copy is another one.

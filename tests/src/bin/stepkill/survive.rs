@@ -103,8 +103,9 @@ pub fn run_tasks(p: &mut P, patience: Duration) -> Result<(), String> {
     .map_err(|e| format!("running tasks: {e}"))?;
     if late {
         return Err(format!(
-            "tasks do not end: {:?}",
-            p.segment().list_tasks(10)
+            "tasks do not end: {:?}, failed: {:?}",
+            p.segment().list_tasks(10),
+            p.failed_tasks(3)
         ));
     }
     Ok(())
@@ -142,12 +143,17 @@ pub fn own_work(p: &mut P, patience: Duration) -> Result<(), String> {
 
 fn work(p: &mut P) -> Result<Signature, String> {
     run_tasks(p, PATIENCE)?;
+    // The cycle that the death fell into first, by itself: what it missed would be found again by the next.
+    if !p.bench().finish_within(PATIENCE) {
+        return Err("the cycle that was on does not end".into());
+    }
+    verify(p, "after the running cycle")?;
     for _ in 0..2 {
         if !p.bench().collect_within(PATIENCE) {
             return Err("a collection does not end".into());
         }
     }
-    let report = gc::verify::verify_clean(p, true).map_err(|e| format!("verification: {e}"))?;
+    let report = verify(p, "at the end")?;
     let outcome = ops::outcome(p);
     Ok(Signature {
         objects: report.objects,
@@ -156,6 +162,10 @@ fn work(p: &mut P) -> Result<Signature, String> {
         tasks: testing::tasks_by_state(p.segment()),
         outcome,
     })
+}
+
+fn verify(p: &mut P, when: &str) -> Result<gc::verify::Report, String> {
+    gc::verify::verify_clean(p, true).map_err(|e| format!("verification {when}: {e}"))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -19,6 +19,17 @@ use nix::{
 
 use crate::mark;
 
+/// Variable by which a victim learns which fault to have.
+pub const PLANT: &str = "COHEAP_PLANT";
+
+static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Gives the victims of this run a built-in fault.
+#[cfg(feature = "planted")]
+pub fn plant(name: &str) {
+    PLANTED.get_or_init(|| name.to_owned());
+}
+
 /// A traced child.
 pub struct Stepped {
     child: Child,
@@ -52,6 +63,12 @@ impl Stepped {
             .env(
                 "GLIBC_TUNABLES",
                 "glibc.cpu.x86_rep_stosb_threshold=1073741824:glibc.cpu.x86_rep_movsb_threshold=1073741824",
+            )
+            .envs(
+                PLANTED
+                    .get()
+                    .filter(|_| role[0] == "--victim")
+                    .map(|name| (PLANT, name)),
             )
             .stdin(Stdio::null())
             .spawn()

@@ -36,6 +36,7 @@ pub mod failpoint;
 mod futex;
 pub mod gc;
 mod heap;
+mod inspect;
 pub mod life;
 mod names;
 pub mod recover;
@@ -45,6 +46,7 @@ pub mod segment;
 mod status;
 pub mod sysmon;
 mod time;
+mod trace;
 
 pub use api::{
     Array, Cx, Element, Field, FieldDesc, Gc, GcStr, Handle, P, RefMap, Root, Shared, Slot,
@@ -52,6 +54,8 @@ pub use api::{
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};
+pub use inspect::{RootStatus, ShapeStatus, SlotStatus};
 pub use sched::{Idle, Join, JoinRef, Kinds, Next, Outcome, Step, Submitted, Task};
 pub use segment::{Backing, Segment, SegmentConfig};
 pub use status::{ProcStatus, Status, TaskStatus};
+pub use trace::{Happened, TraceEvent};

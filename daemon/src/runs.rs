@@ -300,9 +300,12 @@ impl Daemon {
         let Some(worker) = self.crew.workers_mut().get_mut(&id) else {
             return;
         };
-        worker.doomed |= signal == Signal::KILL;
-        worker.stopped = signal == Signal::STOP;
-        worker.signal(signal);
+        if signal == Signal::KILL {
+            worker.kill();
+        } else {
+            worker.stopped = signal == Signal::STOP;
+            worker.signal(signal);
+        }
         log::debug!("ev=storm pid={} signal={signal:?}", worker.pid);
     }
 }

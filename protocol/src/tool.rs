@@ -42,6 +42,8 @@ pub enum Request {
     Totals,
     /// The configuration with the origin of each value, as [`Reply::Text`] frames.
     Config,
+    /// Read the configuration file again; [`Reply::Text`] says what changed.
+    Reload,
     /// So many workers more.
     Spawn {
         /// How many.

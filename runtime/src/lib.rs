@@ -37,6 +37,7 @@ pub mod failpoint;
 mod futex;
 pub mod gc;
 mod heap;
+mod inspect;
 pub mod life;
 mod names;
 pub mod recover;
@@ -49,6 +50,7 @@ pub mod sysmon;
 #[doc(hidden)]
 pub mod testing;
 mod time;
+mod trace;
 
 pub use api::{
     Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
@@ -56,6 +58,8 @@ pub use api::{
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};
+pub use inspect::{RootStatus, ShapeStatus, SlotStatus};
 pub use sched::{Idle, Join, JoinRef, Kinds, Next, Outcome, Step, Submitted, Task};
 pub use segment::{Backing, Segment, SegmentConfig};
 pub use status::{ProcStatus, Status, TaskStatus};
+pub use trace::{Happened, TraceEvent};

@@ -56,6 +56,17 @@ pub fn tick(segment: &Segment) {
     }
 }
 
+/// What `COHEAPDEBUG` says about `schedtrace`: every so many milliseconds, and whether in detail. `None`: not asked for.
+pub fn schedtrace() -> Option<(u64, bool)> {
+    let debug = gc::gctrace::debug();
+    (debug.schedtrace_ms > 0).then_some((debug.schedtrace_ms, debug.scheddetail))
+}
+
+/// The monotonic clock of all times in the segment, in nanoseconds.
+pub fn clock_ns() -> u64 {
+    now_ns()
+}
+
 /// The `schedtrace` line, in Go's shape, our fields at the end.
 ///
 /// ```

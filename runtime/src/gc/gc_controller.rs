@@ -181,6 +181,23 @@ fn utilization(segment: &Segment) -> f64 {
     (used as f64 / wall as f64 / active_procs(segment) as f64).clamp(0.05, 1.0)
 }
 
+/// Changes the soft limit of a running heap; 0 for 95 % of the hard one.
+///
+/// ```
+/// let segment = coheap::Segment::create(&Default::default()).unwrap();
+/// coheap::gc::gc_controller::set_soft_limit(&segment, 32 << 20);
+/// assert_eq!(segment.status().soft_limit_bytes, 32 << 20);
+/// ```
+pub fn set_soft_limit(segment: &Segment, bytes: u64) {
+    let bytes = if bytes == 0 {
+        segment.geo.limit_bytes / 100 * 95
+    } else {
+        bytes
+    };
+    segment.hdr.gc.soft_limit.store(bytes, Relaxed);
+    set_trigger(segment);
+}
+
 /// Changes GOGC of a running heap.
 ///
 /// ```

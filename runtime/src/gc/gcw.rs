@@ -155,7 +155,7 @@ impl Proc {
 
     /// Gets grey references from the pool into the active buffer. False when there are none.
     pub(crate) fn gcw_fetch(&self) -> bool {
-        while let Some(i) = self.seg.buf_full.first(0) {
+        while let Some(i) = self.seg.buf_full.first_below(0, self.seg.workbufs_used()) {
             let word = BufWord(self.seg.buf_words[i].load(Acquire));
             // Record, then take.
             self.rec.now.0.workbuf.store(i as u32 + 1, Release);
@@ -192,7 +192,10 @@ impl Proc {
     /// Shares work when others have none: publishes the spare buffer if it has any (Go's balance).
     pub(crate) fn gcw_balance(&self) {
         let spare = self.gcw.bufs[1].get();
-        if spare == 0 || self.buf(1).len.load(Relaxed) == 0 || self.seg.buf_full.any() {
+        if spare == 0
+            || self.buf(1).len.load(Relaxed) == 0
+            || self.seg.buf_full.any_below(self.seg.workbufs_used())
+        {
             return;
         }
         let Some(fresh) = self.take_free_buf() else {
@@ -257,7 +260,7 @@ impl Proc {
     /// An empty buffer, index plus one, recorded in `in progress: workbuf`.
     fn take_free_buf(&self) -> Option<u32> {
         loop {
-            let i = match self.seg.buf_free.first(0) {
+            let i = match self.seg.buf_free.first_below(0, self.seg.workbufs_used()) {
                 Some(i) => i,
                 None => new_buf(&self.seg).ok()??,
             };
@@ -363,7 +366,7 @@ pub(crate) fn settle_buf(segment: &Segment, dead: Owner, i: usize) {
 /// Publishes one grey reference on behalf of nobody: recovery pushes what a dead P had in flight.
 pub(crate) fn publish_one(segment: &Segment, owner: Owner, r: Ref) {
     loop {
-        let i = match segment.buf_free.first(0) {
+        let i = match segment.buf_free.first_below(0, segment.workbufs_used()) {
             Some(i) => i,
             None => match new_buf(segment) {
                 Ok(Some(i)) => i,

@@ -57,7 +57,7 @@ impl Proc {
         if full && !self.make_room() {
             // No buffer to be had: the object stays marked, in nobody's keeping, and the whole heap is looked through again
             // before marking may end (`gc_mark_done`).
-            self.seg.hdr.gc.overflow.store(1, SeqCst);
+            self.seg.hdr.gc.overflow.fetch_add(1, SeqCst);
             return;
         }
         let buf = self.buf(0);
@@ -67,30 +67,9 @@ impl Proc {
         buf.len.store(n + 1, Release);
     }
 
-    /// The newest grey reference of our buffers, left in place until [`Proc::gcw_drop_top`].
-    #[inline]
-    pub(crate) fn gcw_top(&self) -> Option<Ref> {
-        if self.gcw.bufs[0].get() == 0 {
-            return None;
-        }
-        let buf = self.buf(0);
-        match buf.len.load(Relaxed) {
-            0 => self.swap_for_work().then(|| self.top_of(0)),
-            n => Some(buf.refs[n as usize - 1].load(Relaxed)),
-        }
-    }
-
-    fn top_of(&self, k: usize) -> Ref {
-        let buf = self.buf(k);
-        buf.refs[buf.len.load(Relaxed) as usize - 1].load(Relaxed)
-    }
-
-    /// Removes the top: its taker has recorded it.
-    #[inline]
-    pub(crate) fn gcw_drop_top(&self) {
-        let buf = self.buf(0);
-        let n = buf.len.load(Relaxed);
-        buf.len.store(n - 1, Release);
+    /// The active buffer.
+    pub(crate) fn gcw_active(&self) -> Option<&'static Workbuf> {
+        (self.gcw.bufs[0].get() != 0).then(|| self.buf(0))
     }
 
     #[inline]
@@ -114,7 +93,7 @@ impl Proc {
     }
 
     /// The active buffer is empty: use the spare one, if it has work.
-    fn swap_for_work(&self) -> bool {
+    pub(crate) fn gcw_swap_for_work(&self) -> bool {
         if self.gcw.bufs[1].get() != 0 && self.buf(1).len.load(Relaxed) > 0 {
             self.swap_bufs();
             return true;
@@ -371,7 +350,7 @@ pub(crate) fn publish_one(segment: &Segment, owner: Owner, r: Ref) {
             None => match new_buf(segment) {
                 Ok(Some(i)) => i,
                 _ => {
-                    segment.hdr.gc.overflow.store(1, SeqCst);
+                    segment.hdr.gc.overflow.fetch_add(1, SeqCst);
                     return;
                 }
             },

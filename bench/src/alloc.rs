@@ -1,12 +1,10 @@
 //! `alloc`: objects of 16 to 128 bytes, with and without references, of which the last 4,096 of each P are live; collection
 //! included. Each P runs one task whose steps allocate 20,000 objects. The same loop as `go/alloc`.
 
-use std::time::Instant;
-
 use coheap::{Array, Gc, Idle, Next, P, Shared, Slot, Step, Task};
 use serde_json::json;
 
-use crate::heap::{Children, Flags, Result, kinds as all_kinds, round, segment};
+use crate::heap::{Children, Clock, Flags, Result, kinds as all_kinds, round, segment};
 
 const RING: usize = 1 << 12;
 const STEP_OBJECTS: u64 = 20_000;
@@ -84,7 +82,7 @@ fn measure<T: Kase>(procs: usize, n: u64, gc_percent: i32, max_mb: u64) -> Resul
     // Warm: the first pass meets the page faults of fresh memory.
     let mut best = 0.0;
     for objects in [n / 4, n] {
-        let started = Instant::now();
+        let clock = Clock::start();
         let tasks = (0..procs)
             .map(|_| p.submit(|cx| cx.alloc(T::of(objects))))
             .collect::<coheap::Result<Vec<_>>>()?;
@@ -92,7 +90,7 @@ fn measure<T: Kase>(procs: usize, n: u64, gc_percent: i32, max_mb: u64) -> Resul
             let over = p.enter(|cx| tasks.iter().all(|t| t.is_over(cx)));
             if over { Idle::Return } else { Idle::Continue }
         })?;
-        best = started.elapsed().as_nanos() as f64 / objects as f64;
+        best = clock.ns(procs) / objects as f64;
         p.enter(|cx| {
             for t in &tasks {
                 let made = t.result(cx).map(T::made);
@@ -125,10 +123,16 @@ pub fn run(flags: &Flags) -> Result<()> {
         add("refs64", measure::<AllocRefs64>(procs, n, percent, max_mb)?);
     }
     if wants("refs128") {
-        add("refs128", measure::<AllocRefs128>(procs, n, percent, max_mb)?);
+        add(
+            "refs128",
+            measure::<AllocRefs128>(procs, n, percent, max_mb)?,
+        );
     }
     if wants("plain16") {
-        add("plain16", measure::<AllocPlain16>(procs, n, percent, max_mb)?);
+        add(
+            "plain16",
+            measure::<AllocPlain16>(procs, n, percent, max_mb)?,
+        );
     }
     println!("{line}");
     Ok(())

@@ -8,12 +8,10 @@ use std::{
 };
 
 use coheap::{Idle, Kinds, P, Segment, SegmentConfig, sched as runtime_sched};
-use nix::{
-    sys::{
-        prctl,
-        resource::{UsageWho, getrusage},
-        signal::Signal,
-    },
+use nix::sys::{
+    prctl,
+    resource::{UsageWho, getrusage},
+    signal::Signal,
 };
 
 /// What goes wrong, for people.
@@ -121,15 +119,43 @@ pub fn child(flags: &Flags) -> Result<()> {
 /// Processor time of this thread, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    text.split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Time of a measurement: the thread's processor time where one P does it all, which other programs disturb least, else the wall's.
+pub struct Clock {
+    wall: Instant,
+    cpu_ns: u64,
+}
+
+impl Clock {
+    /// Starts it.
+    pub fn start() -> Clock {
+        Clock {
+            wall: Instant::now(),
+            cpu_ns: thread_cpu_ns(),
+        }
+    }
+
+    /// Nanoseconds since, for a measurement with `procs` P's.
+    pub fn ns(&self, procs: usize) -> f64 {
+        if procs == 1 {
+            (thread_cpu_ns() - self.cpu_ns) as f64
+        } else {
+            self.wall.elapsed().as_nanos() as f64
+        }
+    }
 }
 
 /// Median nanoseconds per operation of `rounds` timings of `f`, which does `n` operations.
 pub fn per_op(rounds: usize, n: u64, mut f: impl FnMut()) -> f64 {
     let times = (0..rounds).map(|_| {
-        let started = Instant::now();
+        let clock = Clock::start();
         f();
-        started.elapsed().as_nanos() as f64 / n as f64
+        clock.ns(1) / n as f64
     });
     median(times.collect())
 }

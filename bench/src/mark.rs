@@ -30,11 +30,7 @@ struct Top {
 }
 
 /// Makes the objects; returns those that the roots hold.
-fn build<'a>(
-    cx: &'a Cx<'_>,
-    kind: &str,
-    n: usize,
-) -> coheap::Result<Gc<'a, Array<Slot<Node>>>> {
+fn build<'a>(cx: &'a Cx<'_>, kind: &str, n: usize) -> coheap::Result<Gc<'a, Array<Slot<Node>>>> {
     let roots = cx.array::<Slot<Node>>(64)?;
     if kind == "tree" {
         roots[0].store(cx, Some(tree(cx, (n + 1).ilog2() - 1)?));
@@ -68,9 +64,16 @@ fn build<'a>(
 /// Flags: `--kind tree|shuffled|graph`, `--n` nodes, `--reps`.
 pub fn run(flags: &Flags) -> Result<()> {
     let kind = flags.text("--kind").unwrap_or("tree");
-    let n = flags.number("--n", if kind == "graph" { 10_000_000 } else { (1 << 24) - 1 }) as usize;
+    let n = flags.number(
+        "--n",
+        if kind == "graph" {
+            10_000_000
+        } else {
+            (1 << 24) - 1
+        },
+    ) as usize;
     let reps = flags.number("--reps", 5);
-    let segment = segment((n as u64 * 64 >> 20) + 512, -1)?;
+    let segment = segment(((n as u64 * 64) >> 20) + 512, -1)?;
     let mut p = P::lease(segment.clone())?;
     p.enter(|cx| {
         let cx = &*cx;

@@ -4,13 +4,12 @@
 use std::{
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Instant,
 };
 
 use coheap::{Idle, Join, Kinds, Next, P, Shared, Slot, Step, Task};
 use serde_json::json;
 
-use crate::heap::{Children, Flags, Result, kinds as all_kinds, median, round, segment};
+use crate::heap::{Children, Clock, Flags, Result, kinds as all_kinds, median, round, segment};
 
 /// Tasks spawned by one step.
 const BATCH: u64 = 100;
@@ -86,10 +85,8 @@ impl Task for Waiter {
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> coheap::Result<Next<'a, Self>> {
         let cx = &*cx;
         let me = cx.context();
-        if let Some(join) = me.join.load(cx) {
-            if !join.is_over() {
-                return Ok(Next::Join(me, join.to_join()));
-            }
+        if let Some(join) = me.join.load(cx).filter(|join| !join.is_over()) {
+            return Ok(Next::Join(me, join.to_join()));
         }
         if me.left == 0 {
             return Ok(Next::Done(None));
@@ -157,7 +154,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     let kinds = all_kinds();
     let (mut spawn, mut join, mut again) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..flags.number("--reps", 5) {
-        let started = Instant::now();
+        let clock = Clock::start();
         p.submit(|cx| {
             let spawner = cx.alloc(Spawner {
                 left: n,
@@ -171,13 +168,13 @@ pub fn run(flags: &Flags) -> Result<()> {
             Ok(spawner)
         })?;
         until_idle(&mut p, &kinds)?;
-        spawn.push(started.elapsed().as_nanos() as f64 / n as f64);
+        spawn.push(clock.ns(procs) / n as f64);
         let done = p.enter(|cx| {
             let counter = cx.root::<Counter>("counter")?.get(cx);
             Ok::<_, coheap::Error>(counter.map(|c| c.done.load(Relaxed)))
         })?;
         assert_eq!(black_box(done), Some(n), "tasks run");
-        let started = Instant::now();
+        let clock = Clock::start();
         p.submit(|cx| {
             cx.alloc(Waiter {
                 left: n / 4,
@@ -185,8 +182,8 @@ pub fn run(flags: &Flags) -> Result<()> {
             })
         })?;
         until_idle(&mut p, &kinds)?;
-        join.push(started.elapsed().as_nanos() as f64 / (n / 4) as f64);
-        let started = Instant::now();
+        join.push(clock.ns(procs) / (n / 4) as f64);
+        let clock = Clock::start();
         for _ in 0..2 {
             p.submit(|cx| {
                 cx.alloc(Yielder {
@@ -195,7 +192,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             })?;
         }
         until_idle(&mut p, &kinds)?;
-        again.push(started.elapsed().as_nanos() as f64 / n as f64);
+        again.push(clock.ns(procs) / n as f64);
     }
     children.stop()?;
     println!(

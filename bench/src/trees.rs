@@ -23,7 +23,10 @@ pub fn run(flags: &Flags) -> Result<()> {
     let cpu = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
         let s = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
-        Ok::<_, nix::Error>((s(usage.user_time()) + s(usage.system_time()), usage.max_rss()))
+        Ok::<_, nix::Error>((
+            s(usage.user_time()) + s(usage.system_time()),
+            usage.max_rss(),
+        ))
     };
     let mut command = Command::new(coheap()?);
     command.args(["run", "trees", "--depth", depth, "-n", procs]);

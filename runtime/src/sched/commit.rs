@@ -218,10 +218,14 @@ impl Proc {
         wake_at_ns: u64,
     ) -> Option<usize> {
         let record = &self.seg.tasks[task];
-        record.steps.fetch_add(1, Relaxed);
+        // Ours alone until the word moves.
+        record
+            .steps
+            .store(record.steps.load(Relaxed).wrapping_add(1), Relaxed);
         finish_record(&self.seg, task, from, next, state, wake_at_ns);
         failpoint!("commit.finished");
-        self.trace(ev::GO_STOP, task as u32, state.into());
+        self.step_ended_ns
+            .set(self.trace(ev::GO_STOP, task as u32, state.into()));
         if state == TaskWord::FREE {
             self.recycle_task(task);
         }
@@ -245,9 +249,6 @@ fn finish_record(
         .word
         .compare_exchange(from.0, to.0, SeqCst, Relaxed)
         .is_ok();
-    if done && state == TaskWord::FREE {
-        segment.hdr.sched.tasks_alive.0.fetch_sub(1, Relaxed);
-    }
     if wake_at_ns != 0 {
         segment
             .hdr

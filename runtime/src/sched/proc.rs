@@ -66,6 +66,8 @@ pub(crate) struct Proc {
     pub types_known: RefCell<std::collections::HashSet<(usize, u64)>>,
     /// Kind of task by type number, plus one, as far as this P has asked.
     pub kinds_known: RefCell<Vec<u16>>,
+    /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
+    pub step_ended_ns: Cell<u64>,
     pub tick: Cell<u32>,
     pub rng: RefCell<fastrand::Rng>,
 }
@@ -151,6 +153,7 @@ impl Proc {
             array_cursors: RefCell::new(Vec::new()),
             types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
+            step_ended_ns: Cell::new(0),
             tick: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),

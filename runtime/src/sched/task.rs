@@ -344,7 +344,7 @@ fn describe<T: Task>(proc: &Proc, task: usize) -> String {
 }
 
 impl Proc {
-    /// Number of a kind in this segment.
+    /// Number of a kind in this segment; looked up once by this P.
     pub(crate) fn kind_index<T: Task>(&self) -> Result<usize> {
         // A type is one kind of task: its number in this process finds what was registered before.
         let number = T::cell().number();
@@ -456,7 +456,7 @@ impl Proc {
 
     /// Index of a block of 64 records of which some are free.
     fn next_block(&self) -> Result<usize> {
-        if let Some(task) = self.seg.task_free.first(0) {
+        if let Some(task) = self.seg.task_free.first_below(0, self.seg.tasks_used()) {
             return Ok(task / 64);
         }
         extend_tasks(&self.seg)
@@ -566,7 +566,7 @@ impl P {
 /// The effect of a spawn: `RESERVED` to `RUNNABLE`. Idempotent; true when it was this call that did it.
 pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) -> bool {
     let record = &segment.tasks[task];
-    let done = record
+    record
         .word
         .compare_exchange(
             reserved.0,
@@ -574,9 +574,5 @@ pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) 
             AcqRel,
             Relaxed,
         )
-        .is_ok();
-    if done {
-        segment.hdr.sched.tasks_alive.0.fetch_add(1, Relaxed);
-    }
-    done
+        .is_ok()
 }

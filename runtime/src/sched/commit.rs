@@ -119,7 +119,15 @@ impl Proc {
         if plan.effects.is_empty() && plan.wait_join == 0 && !joins {
             return Ok(self.finish(task, running, next, plan.state, plan.wake_at_ns));
         }
-        let commit = self.make_record(record.join.load(Relaxed), &plan)?;
+        let made = self.make_record(record.join.load(Relaxed), &plan);
+        let commit = match made {
+            Ok(commit) => commit,
+            Err(e) => {
+                // Nothing happened: reserved children go back.
+                self.unreserve(plan.effects.iter());
+                return Err(e);
+            }
+        };
         self.write_barrier(commit);
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");
@@ -152,6 +160,15 @@ impl Proc {
             join::wake_task(&self.seg, task);
         }
         Ok(again)
+    }
+
+    /// Takes the reservations of effects back that will not happen.
+    pub(crate) fn unreserve<'e>(&self, effects: impl Iterator<Item = &'e Effect>) {
+        for effect in effects {
+            if let Effect::Spawn { task, word } = *effect {
+                self.unreserve_task(task, word);
+            }
+        }
     }
 
     fn make_record(&self, join: Ref, plan: &Plan) -> Result<Ref> {

@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     ops::{Deref, DerefMut},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     time::Duration,
 };
@@ -277,22 +278,24 @@ fn run_step<T: Task>(proc: &Proc, task: usize) -> Result<Plan> {
         effects: RefCell::new(Vec::new()),
         kind: std::marker::PhantomData,
     };
-    let next = T::step(&mut step).map(|next| raw_next(proc, next));
+    let next = catch_unwind(AssertUnwindSafe(|| {
+        T::step(&mut step).map(|next| raw_next(proc, next))
+    }));
     let effects = step.effects.into_inner();
     match next {
-        Ok(mut plan) => {
+        Ok(Ok(mut plan)) => {
             plan.effects = effects.iter().map(|p| p.effect).collect();
             plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
             Ok(plan)
         }
-        Err(e) => {
-            // Nothing happened: reserved children go back.
-            for pending in &effects {
-                if let Effect::Spawn { task, word } = pending.effect {
-                    proc.unreserve_task(task, word);
-                }
-            }
+        // Nothing happened: reserved children go back.
+        Ok(Err(e)) => {
+            proc.unreserve(effects.iter().map(|p| &p.effect));
             Err(e)
+        }
+        Err(panic) => {
+            proc.unreserve(effects.iter().map(|p| &p.effect));
+            resume_unwind(panic)
         }
     }
 }

@@ -189,6 +189,59 @@ pub enum Command {
     Tasks,
     /// List the processes that died
     Dead,
+    /// List the slots of the mark workers: who is where, who moved
+    Slots,
+    /// List the named roots
+    Roots,
+    /// Show what the heap is made of, by shape of its objects
+    Histo,
+    /// Show numbers of the heap, one line a second
+    Stat {
+        /// Time between two lines
+        #[arg(long, default_value = "1s", value_parser = human::duration)]
+        interval: Duration,
+        /// Lines to show; without it until Ctrl-C
+        #[arg(long)]
+        count: Option<u64>,
+        /// A table of size classes instead
+        #[arg(long, conflicts_with = "prometheus")]
+        classes: bool,
+        /// Metrics in Prometheus' text format instead
+        #[arg(long)]
+        prometheus: bool,
+    },
+    /// Show the heap and its P's on a screen that refreshes itself, until Ctrl-C
+    Top {
+        /// Time between two pictures
+        #[arg(long, default_value = "1s", value_parser = human::duration)]
+        interval: Duration,
+        /// Pictures to show; without it until Ctrl-C
+        #[arg(long)]
+        count: Option<u64>,
+    },
+    /// Show the daemon's log
+    Logs {
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show the events in the daemon's log; with --json as objects
+    Events {
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Only events that begin so, e.g. proc.dead,run
+        #[arg(long)]
+        kind: Option<String>,
+    },
+    /// Export what the P's did
+    Trace {
+        /// Which part.
+        #[command(subcommand)]
+        part: TracePart,
+    },
+    /// Read the configuration file again
+    Reload,
     /// Look for what could go wrong; ends with 5 if it finds something
     Doctor,
     /// Show the configuration
@@ -209,6 +262,30 @@ pub enum Command {
         /// The directory
         dir: PathBuf,
     },
+}
+
+/// Which part of the flight recorders.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum TracePart {
+    /// The last stretch of time
+    Last {
+        /// How long, e.g. 5s
+        #[arg(value_parser = human::duration)]
+        window: Duration,
+        /// Write it here instead of standard output
+        #[arg(short, long)]
+        out: Option<PathBuf>,
+        /// The format: for ui.perfetto.dev and chrome://tracing
+        #[arg(long, value_enum, default_value_t = TraceFormat::Chrome)]
+        format: TraceFormat,
+    },
+}
+
+/// Format of an exported trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TraceFormat {
+    /// JSON trace events.
+    Chrome,
 }
 
 /// What to do with the configuration.
@@ -239,6 +316,9 @@ pub struct RunOptions {
     /// The heap.
     #[command(flatten)]
     pub heap: HeapOptions,
+    /// Deaths of one step that give its task up [default: 3, and 1000 with --kill-storm]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub redeliver_max: Option<u32>,
     /// SIGKILL a random worker this often, e.g. 200ms
     #[arg(long, value_parser = human::duration)]
     pub kill_storm: Option<Duration>,
@@ -318,6 +398,9 @@ mod tests {
             "coheap run trees --depth 12 --backing shm:x --restart-daemon 2s",
             "coheap up -n 3 -- indexer --heap demo",
             "coheap config show --origin",
+            "coheap trace last 5s -o f --format chrome",
+            "coheap stat --interval 200ms --count 3",
+            "coheap events -f --kind proc.dead",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

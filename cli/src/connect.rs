@@ -41,6 +41,13 @@ pub fn tool(global: &Global) -> Result<Channel, Failure> {
     Ok(call(&dir(global)?.socket(), Role::Tool, global.timeout)?.channel)
 }
 
+/// The segment of the daemon the options name, mapped into this process.
+pub fn segment(global: &Global) -> Result<Segment, Failure> {
+    let called = call(&dir(global)?.socket(), Role::Reader, global.timeout)?;
+    let fd = called.segment.ok_or(ControlError::Closed)?;
+    Ok(Segment::open_fd(fd)?)
+}
+
 /// Asks one thing; the rows before `End`.
 pub fn ask(
     channel: &Channel,

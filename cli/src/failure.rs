@@ -29,6 +29,22 @@ impl Failure {
         }
     }
 
+    /// The command line makes no sense.
+    pub fn usage(error: &clap::Error) -> Failure {
+        use clap::error::ErrorKind;
+        match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+                Failure::new(
+                    codes::USAGE,
+                    "E020",
+                    "no command was given",
+                    "coheap --help",
+                )
+            }
+            _ => coheap_protocol::usage::refusal(&error.render().to_string(), "coheap").into(),
+        }
+    }
+
     /// The system said no.
     pub fn io(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Failure {
         let what = what.to_string();

@@ -18,10 +18,22 @@ mod show;
 
 use args::Args;
 use clap::Parser;
+use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) if !error.use_stderr() => {
+            show::print(&error.render().to_string());
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let failure = Failure::usage(&error);
+            show::complain(&failure.line());
+            return ExitCode::from(failure.code);
+        }
+    };
     match commands::run(&args) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

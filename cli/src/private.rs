@@ -151,6 +151,22 @@ fn reap(mut child: Child, failure: Failure) -> Failure {
     failure
 }
 
+/// The exit code of a `coheapd` that has said already why it failed; if it was killed, this command says so.
+pub fn code_of(program: &std::path::Path, status: std::process::ExitStatus) -> Result<u8, Failure> {
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(code) => Ok(code),
+        None => {
+            let what = format!("{} ended with {status}", program.display());
+            Err(Failure::new(
+                codes::FAILED,
+                "E014",
+                what,
+                "the same again; its log says more",
+            ))
+        }
+    }
+}
+
 /// What to say when there is no daemon to start.
 pub fn not_started(program: &std::path::Path, e: &std::io::Error) -> Failure {
     let what = format!("cannot start {}: {e}", program.display());

@@ -27,6 +27,9 @@ pub struct Args {
     /// Workers to keep running
     #[arg(short = 'n', long)]
     pub workers: Option<u16>,
+    /// Deaths of one step after which its task is given up; 0: never [default: 3]
+    #[arg(long)]
+    pub redeliver_max: Option<u32>,
     /// Do not detach from the terminal
     #[arg(long)]
     pub foreground: bool,

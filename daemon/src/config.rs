@@ -68,6 +68,8 @@ pub struct Config {
     pub backing: Setting<Backing>,
     /// Workers to keep.
     pub workers: Setting<u16>,
+    /// Deaths of one step after which its task is given up; 0 never.
+    pub redeliver_max: Setting<u32>,
     /// Least important level that is logged.
     pub log_level: Setting<log::LevelFilter>,
     /// Shape of log lines.
@@ -84,6 +86,7 @@ struct File {
     name: Option<String>,
     heap: HeapTable,
     workers: WorkersTable,
+    tasks: TasksTable,
     log: LogTable,
 }
 
@@ -102,6 +105,12 @@ struct WorkersTable {
     count: Option<u16>,
     program: Option<PathBuf>,
     stop_timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TasksTable {
+    redeliver_max: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,6 +233,14 @@ impl Config {
                     "0",
                 )
                 .read(read_count)?,
+            redeliver_max: from
+                .pick(
+                    ("--redeliver-max", args.redeliver_max.map(|n| n.to_string())),
+                    None,
+                    file.tasks.redeliver_max.map(|n| n.to_string()),
+                    "3",
+                )
+                .read(str::parse)?,
             log_level: from
                 .pick(
                     ("--log-level", args.log_level.clone()),
@@ -291,7 +308,7 @@ impl Config {
             "logfmt"
         };
         let size = human::show_bytes;
-        let rows: [(&str, &str, String, &str, &Origin); 10] = [
+        let rows: [(&str, &str, String, &str, &Origin); 11] = [
             (
                 "",
                 "name",
@@ -347,6 +364,13 @@ impl Config {
                 quoted(&human::show_duration(self.stop_timeout.value)),
                 "",
                 &self.stop_timeout.origin,
+            ),
+            (
+                "tasks",
+                "redeliver_max",
+                self.redeliver_max.value.to_string(),
+                "deaths of one step that give its task up; 0: never",
+                &self.redeliver_max.origin,
             ),
             (
                 "log",

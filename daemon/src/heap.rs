@@ -4,13 +4,14 @@ use crate::{
     config::Config,
     error::DaemonError,
     events::{Event, Notifier},
+    logging,
 };
 use coheap::segment::{Backing, Segment, SegmentConfig};
-use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, run::counter};
+use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, Totals, run::counter};
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long the watcher sleeps before it looks for P's that were leased meanwhile.
@@ -46,6 +47,7 @@ pub fn create(config: &Config) -> Result<Segment, DaemonError> {
         gc_percent: config.gc_percent.value,
         soft_limit_bytes: config.soft_bytes.value,
         procs: PROCS,
+        redeliver_max: config.redeliver_max.value,
         name: config.name.value.to_string(),
     })?;
     Ok(segment)
@@ -82,18 +84,49 @@ pub fn watch(segment: &Segment, notifier: &Notifier) -> Result<(), DaemonError> 
                 match recover(&life) {
                     // A survivor is at it.
                     deaths if deaths.is_empty() => std::thread::sleep(Duration::from_millis(1)),
-                    deaths => notifier.send(Event::Recovered(deaths)),
+                    deaths => {
+                        let known = deaths.clone();
+                        notifier.send(Event::Recovered(deaths));
+                        look_at_survivors(&life, &known);
+                    }
                 }
             }
         }
     })?;
     let heap = segment.clone();
     thread("sysmon", move || {
+        let begun = Instant::now();
+        let trace = coheap::sysmon::schedtrace();
+        let mut next = Duration::ZERO;
         loop {
             coheap::sysmon::tick(&heap);
+            if let Some((every_ms, detail)) = trace.filter(|_| begun.elapsed() >= next) {
+                let now = begun.elapsed();
+                next = now + Duration::from_millis(every_ms);
+                let line = coheap::sysmon::sched_line(&heap, now.as_millis() as u64, detail);
+                logging::complain(line.trim_end());
+            }
             std::thread::sleep(SYSMON_EVERY);
         }
     })
+}
+
+/// Writes down the longest pause of a survivor around each death: from the dead's last sign of life until a moment after the repair,
+/// long enough to see the living go on.
+fn look_at_survivors(segment: &Segment, dead: &[Death]) {
+    std::thread::sleep(Duration::from_millis(2));
+    let now = coheap::sysmon::clock_ns();
+    let known = segment.deaths();
+    for death in dead {
+        if let Some(found) = known.iter().rev().find(|d| d.pid == death.pid) {
+            // The dead may have been silent for long before it died.
+            let from = found
+                .last_sign_ns
+                .max(found.began_ns.saturating_sub(50_000_000));
+            let gap = segment.longest_gap(from, now, found.p);
+            segment.note_death_gap(death.pid, gap.max(1));
+        }
+    }
 }
 
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), DaemonError> {
@@ -121,6 +154,26 @@ pub fn numbers(status: &coheap::Status) -> HeapNumbers {
     }
 }
 
+/// Everything counted since the heap was made.
+pub fn totals(status: &coheap::Status) -> Totals {
+    Totals {
+        gc_cycles: status.gc_cycles,
+        gc_cycle_ns: status.cycle_ns,
+        pause_hist: status.pause_hist.clone(),
+        pause_max_ns: status.pause_ns[2],
+        alloc_bytes: status.alloc_bytes,
+        alloc_objects: status.alloc_objects,
+        freed_bytes: status.freed_bytes,
+        live_bytes: status.heap_live,
+        steals: status.steals,
+        migrations: status.migrations,
+        steps: status.steps,
+        recoveries: status.deaths,
+        requeued: status.requeued,
+        gave_up: status.gave_up,
+    }
+}
+
 /// Unfinished tasks, for people.
 pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
     let rows = segment.list_tasks(TASKS_SHOWN).into_iter();
@@ -128,10 +181,11 @@ pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
         id: t.task as u64,
         kind: t.kind,
         state: t.state.into(),
-        p: None,
-        attempts: t.attempts.into(),
+        p: t.p,
+        attempts: t.attempts,
         steps: t.steps,
         error_code: t.error_code,
+        error: t.error.chars().take(300).collect(),
     };
     rows.map(row).collect()
 }

@@ -5,7 +5,7 @@
 //! and its result read by workers, on order ([`runs`]).
 //!
 //! # One thread decides
-//! [`server`] is a poll loop. All state of the daemon belongs to its thread; the others only send it [`events`]:
+//! [`server`] is a poll loop, with [`connections`], [`deaths`] and [`ending`] as its other pages. All state of the daemon belongs to its thread; the others only send it [`events`]:
 //! the thread of ctrlc (a stop was asked for), the thread that watches life words (a P died and was recovered), and the
 //! thread of sysmon (which sends nothing). Children are started from the poll loop's thread only, never by a bare fork.
 //!
@@ -25,11 +25,15 @@ pub mod adopt;
 pub mod args;
 pub mod background;
 pub mod config;
+pub mod connections;
+pub mod deaths;
+pub mod ending;
 pub mod error;
 pub mod events;
 pub mod heap;
 pub mod logging;
 pub mod outbox;
+pub mod reload;
 pub mod restart;
 pub mod runs;
 pub mod server;

@@ -17,7 +17,9 @@ use crate::{
     server::Daemon,
     storm::{Clock, Strike},
 };
-use coheap_protocol::{Outcome, Progress, Refused, Reply, RunId, RunRequest, WorkerOrder, codes};
+use coheap_protocol::{
+    Outcome, Progress, Refused, Reply, RunId, RunRequest, Totals, WorkerOrder, codes,
+};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -85,24 +87,24 @@ impl Run {
 
 impl Daemon {
     /// A tool asks for a run: begins it, joins it, or repeats its outcome.
-    pub fn run_request(&mut self, tool: u64, request: RunRequest) -> Option<Reply> {
-        if let Some(outcome) = self.outcomes.iter().find(|o| o.run == request.run) {
-            return Some(Reply::Done(outcome.clone()));
+    pub fn run_request(&mut self, tool: u64, request: RunRequest) -> Vec<Reply> {
+        let known = |(outcome, _): &&(Outcome, Totals)| outcome.run == request.run;
+        if let Some((outcome, totals)) = self.outcomes.iter().find(known) {
+            return vec![
+                Reply::Totals(Box::new(totals.clone())),
+                Reply::Done(outcome.clone()),
+            ];
         }
         if let Some(run) = &mut self.run {
             if run.request.run == request.run {
                 run.tools.push(tool);
-                return None;
+                return Vec::new();
             }
             let name = run.request.workload.name();
             let what = format!("the heap is busy with another run ({name})");
             let advice = "again when it is over, or without --name for a heap of its own";
-            return Some(Reply::Failed(Refused::new(
-                codes::BUSY,
-                "E094",
-                what,
-                advice,
-            )));
+            let refused = Refused::new(codes::BUSY, "E094", what, advice);
+            return vec![Reply::Failed(refused)];
         }
         let now = Instant::now();
         log::info!(
@@ -110,6 +112,9 @@ impl Daemon {
             request.run.0,
             request.workload.name()
         );
+        if request.redeliver_max != 0 {
+            self.segment.set_redeliver_max(request.redeliver_max);
+        }
         self.run = Some(Run {
             storm: Clock::new(request.storm, request.seed, now),
             request,
@@ -122,7 +127,7 @@ impl Daemon {
             next_progress: now + PROGRESS_EVERY,
         });
         self.run_ask(now);
-        None
+        Vec::new()
     }
 
     /// Gives the order of the run's stage to a worker, unless one has it that lives and may still answer.
@@ -187,9 +192,13 @@ impl Daemon {
             id.0,
             end.as_ref().is_ok_and(|o| o.ok)
         );
+        // The storm is over, and with it the patience that the run had asked for.
+        let limit = self.config.redeliver_max.value;
+        self.segment.set_redeliver_max(limit);
+        let totals = heap::totals(&heap::status(&self.segment));
         let reply = match end {
             Ok(outcome) => {
-                self.outcomes.push_back(outcome.clone());
+                self.outcomes.push_back((outcome.clone(), totals.clone()));
                 if self.outcomes.len() > OUTCOMES_KEPT {
                     self.outcomes.pop_front();
                 }
@@ -198,6 +207,7 @@ impl Daemon {
             Err(refused) => Reply::Failed(refused),
         };
         for tool in run.tools {
+            self.reply(tool, &Reply::Totals(Box::new(totals.clone())));
             self.reply(tool, &reply);
         }
     }
@@ -290,9 +300,12 @@ impl Daemon {
         let Some(worker) = self.crew.workers_mut().get_mut(&id) else {
             return;
         };
-        worker.doomed |= signal == Signal::KILL;
-        worker.stopped = signal == Signal::STOP;
-        worker.signal(signal);
+        if signal == Signal::KILL {
+            worker.kill();
+        } else {
+            worker.stopped = signal == Signal::STOP;
+            worker.signal(signal);
+        }
         log::debug!("ev=storm pid={} signal={signal:?}", worker.pid);
     }
 }

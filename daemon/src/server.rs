@@ -7,30 +7,26 @@
 //! read. After the hello it is a tool or a worker.
 
 use crate::{
-    adopt::{self, Caller},
+    adopt,
     args::Args,
     background::{self, Notify},
     config::{Config, Origin},
     error::DaemonError,
-    events::{Event, Events, Notifier},
+    events::{Event, Events},
     heap::{self, Death},
     logging,
     outbox::Outbox,
-    runs::{Run, Stage},
+    runs::Run,
     state::State,
     stop::{Step, Stopping},
-    workers::{Crew, Launch, cause, end_lost, find_program},
+    workers::{Crew, Launch, end_lost, find_program},
 };
 use coheap::{
-    control::{ControlError, Instance, Listener, Peer, Received, RuntimeDir, Socket},
+    control::{Instance, Listener, Peer, Received, RuntimeDir, Socket},
     segment::Segment,
 };
-use coheap_protocol::{
-    Answer, DeadRow, Hello, Outcome, PROTOCOL_VERSION, Refused, Reply, Request, Role, StopMode,
-    Welcome, WorkerOrder, WorkerSays, codes, decode, encode, hello::MAGIC,
-};
+use coheap_protocol::{DeadRow, Outcome, StopMode, Totals, WorkerOrder, codes};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::AsFd,
@@ -38,14 +34,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time a connection has to say hello.
-const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 /// Time for a worker to change the number of P's: it waits for the end of a collection.
 const PROCS_PATIENCE: Duration = Duration::from_secs(1);
-/// Deaths remembered for `coheap dead`.
-const DEAD_KEPT: usize = 256;
-/// Connections that may be open and silent at a time: a flood of them must not use up the descriptors.
-const NEWCOMERS_MAX: usize = 128;
 
 /// What went wrong with others, counted.
 #[derive(Debug, Default)]
@@ -58,38 +48,40 @@ pub struct Counters {
     pub deaths: u64,
 }
 
-struct Newcomer {
-    socket: Socket,
-    peer: Peer,
-    deadline: Instant,
+pub(crate) struct Newcomer {
+    pub(crate) socket: Socket,
+    pub(crate) peer: Peer,
+    pub(crate) deadline: Instant,
 }
 
 /// The daemon: all of its state.
 pub struct Daemon {
+    /// What it was started with.
+    pub(crate) args: Args,
     pub(crate) config: Config,
-    instance: Instance,
-    listener: Listener,
-    events: Events,
-    owner: Option<Socket>,
+    pub(crate) instance: Instance,
+    pub(crate) listener: Listener,
+    pub(crate) events: Events,
+    pub(crate) owner: Option<Socket>,
     pub(crate) segment: Segment,
     pub(crate) crew: Crew,
-    newcomers: BTreeMap<u64, Newcomer>,
+    pub(crate) newcomers: BTreeMap<u64, Newcomer>,
     pub(crate) tools: BTreeMap<u64, Outbox>,
-    next_connection: u64,
+    pub(crate) next_connection: u64,
     pub(crate) run: Option<Run>,
-    pub(crate) outcomes: VecDeque<Outcome>,
+    pub(crate) outcomes: VecDeque<(Outcome, Totals)>,
     pub(crate) gc_waits: Vec<(u64, u32)>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) stop_waiters: Vec<u64>,
     pub(crate) counters: Counters,
     pub(crate) dead: VecDeque<(Instant, DeadRow)>,
-    recoveries: BTreeMap<u32, Death>,
+    pub(crate) recoveries: BTreeMap<u32, Death>,
     pub(crate) started: Instant,
     pub(crate) adopted: bool,
-    procs_asked: Option<u16>,
-    procs_told: Option<(u16, Instant)>,
+    pub(crate) procs_asked: Option<u16>,
+    pub(crate) procs_told: Option<(u16, Instant)>,
     pub(crate) state_is_old: bool,
-    exit_code: u8,
+    pub(crate) exit_code: u8,
 }
 
 /// Who made `poll` return.
@@ -148,6 +140,7 @@ impl Daemon {
         };
         let mut daemon = Daemon {
             crew: Crew::new(launch),
+            args: args.clone(),
             config,
             instance,
             listener,
@@ -378,7 +371,7 @@ impl Daemon {
         }
     }
 
-    fn happened(&mut self, event: Event) {
+    pub(crate) fn happened(&mut self, event: Event) {
         match event {
             Event::Signal if self.stopping.is_some() => {
                 self.begin_stop(StopMode::Immediate, "a second signal")
@@ -401,510 +394,6 @@ impl Daemon {
                 );
             }
         }
-    }
-
-    // ---- connections -------------------------------------------------------------------------------------------------
-
-    fn accept(&mut self) {
-        while self.newcomers.len() < NEWCOMERS_MAX {
-            let socket = match self.listener.accept() {
-                Ok(Some(socket)) => socket,
-                Ok(None) => return,
-                Err(error) => return log::warn!("ev=accept.failed msg={:?}", error.to_string()),
-            };
-            match socket.peer_of_our_uid() {
-                Ok(peer) => self.line_up(Caller {
-                    socket,
-                    peer,
-                    hello: None,
-                }),
-                Err(error) => self.turn_away(&socket, &error.to_refused()),
-            }
-        }
-    }
-
-    fn line_up(&mut self, caller: Caller) {
-        let id = self.next_connection;
-        self.next_connection += 1;
-        let Caller {
-            socket,
-            peer,
-            hello,
-        } = caller;
-        match hello {
-            Some(hello) => self.greet(socket, peer, hello),
-            None => {
-                let deadline = Instant::now() + HELLO_PATIENCE;
-                self.newcomers.insert(
-                    id,
-                    Newcomer {
-                        socket,
-                        peer,
-                        deadline,
-                    },
-                );
-            }
-        }
-    }
-
-    fn turn_away(&mut self, socket: &Socket, refused: &Refused) {
-        self.counters.refused += 1;
-        log::warn!(
-            "ev=conn.refused code={} msg={:?}",
-            refused.code,
-            refused.what
-        );
-        if let Ok(frame) = encode(&Answer::Refused(refused.clone())) {
-            // Whoever does not take it has gone.
-            let _ = socket.try_send(&frame, None);
-        }
-    }
-
-    fn bad_frame(&mut self, pid: u32, why: &str) {
-        self.counters.bad_frames += 1;
-        log::warn!("ev=conn.bad_frame pid={pid} msg={why:?}");
-    }
-
-    fn hear_newcomer(&mut self, id: u64) {
-        let Some(newcomer) = self.newcomers.get(&id) else {
-            return;
-        };
-        let received = newcomer.socket.try_recv();
-        if matches!(received, Ok(Received::Nothing)) {
-            return;
-        }
-        let Some(Newcomer { socket, peer, .. }) = self.newcomers.remove(&id) else {
-            return;
-        };
-        match received {
-            Ok(Received::Frame(bytes, _)) => match read_hello(&bytes) {
-                Ok(hello) => self.greet(socket, peer, hello),
-                Err(Some(refused)) => self.turn_away(&socket, &refused),
-                Err(None) => self.bad_frame(peer.pid, "no hello"),
-            },
-            Err(error @ ControlError::Cut(_)) => self.bad_frame(peer.pid, &error.to_string()),
-            _ => {}
-        }
-    }
-
-    fn greet(&mut self, socket: Socket, peer: Peer, hello: Hello) {
-        if let Some(refused) = self.objection(&hello) {
-            return self.turn_away(&socket, &refused);
-        }
-        let place = self
-            .crew
-            .by_pid(peer.pid)
-            .and_then(|id| self.crew.workers().get(&id)?.place);
-        let welcome = Answer::Welcome(Welcome {
-            daemon_pid: std::process::id(),
-            incarnation: self.segment.incarnation(),
-            p_hint: place.unwrap_or(0) as u16,
-            name: self.config.name.value.to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        });
-        let fd = (hello.role != Role::Tool && hello.holds == 0).then(|| self.segment.fd());
-        let sent = encode(&welcome)
-            .map_err(ControlError::from)
-            .and_then(|frame| socket.try_send(&frame, fd));
-        if !matches!(sent, Ok(true)) {
-            return;
-        }
-        match hello.role {
-            Role::Worker => self.welcome_worker(socket, peer, &hello),
-            Role::Tool | Role::Reader => {
-                let id = self.next_connection;
-                self.next_connection += 1;
-                self.tools.insert(id, Outbox::new(socket));
-            }
-        }
-    }
-
-    /// Why this caller cannot come in.
-    fn objection(&self, hello: &Hello) -> Option<Refused> {
-        if let Some(refused) =
-            hello.first_difference(Segment::layout_version(), Segment::layout_hash())
-        {
-            return Some(refused);
-        }
-        if hello.holds != 0 && hello.holds != self.segment.incarnation() {
-            let what = format!(
-                "the heap {:#x} that {} holds has ended",
-                hello.holds, hello.program
-            );
-            return Some(Refused::new(
-                codes::FAILED,
-                "E017",
-                what,
-                "starting it again; it will get the new heap",
-            ));
-        }
-        let newcomer = hello.role == Role::Worker && self.stopping.is_some();
-        newcomer.then(|| {
-            Refused::new(
-                codes::BUSY,
-                "E093",
-                "the daemon is stopping",
-                "coheap start when it is gone",
-            )
-        })
-    }
-
-    fn welcome_worker(&mut self, socket: Socket, peer: Peer, hello: &Hello) {
-        let now = Instant::now();
-        let known = self.crew.by_pid(peer.pid);
-        let id = match known {
-            Some(id) => id,
-            None => {
-                let raw = Pid::from_raw(peer.pid.cast_signed());
-                let pidfd = peer
-                    .pidfd
-                    .or_else(|| pidfd_open(raw?, PidfdFlags::empty()).ok());
-                let Some(pidfd) = pidfd else {
-                    return self.bad_frame(peer.pid, "it has no process");
-                };
-                let place = self.crew.free_place().filter(|_| hello.supervised);
-                self.crew.add(peer.pid, pidfd, place, &hello.program, now)
-            }
-        };
-        if let Some(worker) = self.crew.workers_mut().get_mut(&id) {
-            worker.supervised |= hello.supervised;
-            worker.outbox = Some(Outbox::new(socket));
-            worker.p = hello.leased.or(worker.p);
-            worker.program.clone_from(&hello.program);
-        }
-        log::info!(
-            "ev=proc.hello pid={} program={}",
-            peer.pid,
-            logging::value(&hello.program)
-        );
-        self.state_is_old = true;
-    }
-
-    fn hear_tool(&mut self, id: u64, flags: PollFlags) {
-        let Some(tool) = self.tools.get_mut(&id) else {
-            return;
-        };
-        let mut open = !flags.contains(PollFlags::POLLOUT) || tool.flush().is_ok();
-        // One request a round: a tool that never stops asking must not keep the others waiting.
-        let received = tool.socket().try_recv();
-        match received {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Closed) => open = false,
-            Ok(Received::Frame(bytes, _)) => match decode::<Request>(&bytes) {
-                Ok(request) => self.answer(id, request),
-                Err(error) => {
-                    self.bad_frame(0, &error.to_string());
-                    open = false;
-                }
-            },
-            Err(error) => {
-                self.bad_frame(0, &error.to_string());
-                open = false;
-            }
-        }
-        if !open {
-            self.tools.remove(&id);
-        }
-    }
-
-    /// Sends a reply to a tool; one that does not take it is let go.
-    pub fn reply(&mut self, tool: u64, reply: &Reply) {
-        if self
-            .tools
-            .get_mut(&tool)
-            .is_some_and(|outbox| outbox.send(reply).is_err())
-        {
-            self.tools.remove(&tool);
-        }
-    }
-
-    fn hear_worker(&mut self, id: u64, flags: PollFlags) {
-        let Some(worker) = self.crew.workers_mut().get_mut(&id) else {
-            return;
-        };
-        let pid = worker.pid;
-        let Some(outbox) = worker.outbox.as_mut() else {
-            return;
-        };
-        let mut open = !flags.contains(PollFlags::POLLOUT) || outbox.flush().is_ok();
-        match outbox.socket().try_recv() {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Closed) => open = false,
-            Ok(Received::Frame(bytes, _)) => match decode::<WorkerSays>(&bytes) {
-                Ok(word) => self.worker_says(id, word),
-                Err(error) => {
-                    self.bad_frame(pid, &error.to_string());
-                    open = false;
-                }
-            },
-            Err(error) => {
-                self.bad_frame(pid, &error.to_string());
-                open = false;
-            }
-        }
-        if let Some(worker) = self.crew.workers_mut().get_mut(&id).filter(|_| !open) {
-            // Not a death: it may knock again. The pidfd decides.
-            worker.outbox = None;
-        }
-    }
-
-    fn worker_says(&mut self, id: u64, word: WorkerSays) {
-        let Some(worker) = self.crew.workers_mut().get_mut(&id) else {
-            return;
-        };
-        match word {
-            WorkerSays::Leased { p } => {
-                worker.p = Some(p);
-                log::info!("ev=proc.attached p={p} pid={}", worker.pid);
-                self.state_is_old = true;
-                self.run_ask(Instant::now());
-            }
-            WorkerSays::Leaving => worker.leaving = true,
-            WorkerSays::Submitted { run } => self.run_stage(run, Stage::Submit, Stage::Running),
-            WorkerSays::Finished { run } => {
-                // Finished means submitted too, whoever said so first.
-                self.run_stage(run, Stage::Submit, Stage::Running);
-                self.run_stage(run, Stage::Running, Stage::Collect);
-            }
-            WorkerSays::NotYet { run } => self.run_stage(run, Stage::Collect, Stage::Running),
-            WorkerSays::Result(outcome) => self.run_over(outcome.run, Ok(outcome)),
-            WorkerSays::RunFailed { run, why } => self.run_over(run, Err(why)),
-        }
-    }
-
-    // ---- workers -----------------------------------------------------------------------------------------------------
-
-    /// Makes it that many workers, and lets as many P's run.
-    pub fn resize_procs(&mut self, n: u16) {
-        self.procs_asked = Some(n.max(1));
-        self.resize(n);
-    }
-
-    /// Makes it that many workers.
-    pub fn resize(&mut self, n: u16) {
-        let dismissed = self.crew.resize(n);
-        for id in dismissed {
-            if let Some(worker) = self.crew.workers_mut().get_mut(&id)
-                && !worker.order(&WorkerOrder::Stop {
-                    mode: StopMode::Fast,
-                })
-            {
-                worker.signal(Signal::TERM);
-            }
-        }
-        if self.procs_asked.is_some_and(|asked| asked < n) {
-            self.procs_asked = Some(n);
-        }
-        log::info!("ev=procs.resize workers={n}");
-        self.state_is_old = true;
-    }
-
-    /// The pidfd says that all threads of a worker are gone.
-    fn worker_gone(&mut self, id: u64) {
-        let Some((worker, status)) = self.crew.remove(id) else {
-            return;
-        };
-        let now = Instant::now();
-        // The watcher's report may be in the queue already.
-        self.events
-            .take()
-            .into_iter()
-            .for_each(|event| self.happened(event));
-        let deaths = heap::recover(&self.segment);
-        self.recovered(deaths);
-        let (cause, exited_well) = cause(status);
-        let well = exited_well || (worker.leaving && status.is_none());
-        let next = worker.place.map_or("no place".into(), |place| {
-            self.crew.settle(place, worker.doomed, well, now)
-        });
-        let pid = worker.pid;
-        let p = worker.p.map_or("-".into(), |p| p.to_string());
-        if worker.leaving || well || self.stopping.is_some() {
-            self.recoveries.remove(&pid);
-            log::info!("ev=proc.left p={p} pid={pid} cause={cause:?}");
-        } else {
-            self.counters.deaths += 1;
-            let found = self.recoveries.remove(&pid).unwrap_or_default();
-            let (at, us, requeued) = (found.at, found.took.as_micros() as u64, found.requeued);
-            log::warn!(
-                "ev=proc.dead p={p} pid={pid} cause={cause:?} at={} requeued={requeued} recovery_us={us} restart={next:?}",
-                logging::value(&at)
-            );
-            self.remember(DeadRow {
-                p: worker.p,
-                pid,
-                cause,
-                at,
-                requeued,
-                recovery_us: us,
-                ago_ms: 0,
-            });
-        }
-        self.state_is_old = true;
-        self.run_ask(now);
-    }
-
-    fn remember(&mut self, row: DeadRow) {
-        self.dead.push_back((Instant::now(), row));
-        if self.dead.len() > DEAD_KEPT {
-            self.dead.pop_front();
-        }
-    }
-
-    /// P's were recovered, here or by the thread that watches life words.
-    fn recovered(&mut self, deaths: Vec<Death>) {
-        for death in deaths {
-            log::info!(
-                "ev=proc.recovered p={} pid={} us={}",
-                death.p,
-                death.pid,
-                death.took.as_micros()
-            );
-            if self.crew.by_pid(death.pid).is_some() {
-                // The pidfd will follow, with the cause.
-                self.recoveries.insert(death.pid, death);
-                continue;
-            }
-            let row = self
-                .dead
-                .iter_mut()
-                .map(|(_, row)| row)
-                .rev()
-                .find(|row| row.pid == death.pid && row.at.is_empty());
-            if let Some(row) = row {
-                row.at = death.at;
-                row.requeued = death.requeued;
-                row.recovery_us = death.took.as_micros() as u64;
-            } else {
-                self.recoveries.insert(death.pid, death);
-            }
-        }
-    }
-
-    // ---- the end -----------------------------------------------------------------------------------------------------
-
-    /// Begins to stop, or hurries.
-    pub fn begin_stop(&mut self, mode: StopMode, why: &str) {
-        let now = Instant::now();
-        let news = match &mut self.stopping {
-            Some(stopping) => stopping.hurry(mode, now),
-            None => {
-                self.stopping = Some(Stopping::new(mode, self.config.stop_timeout.value, now));
-                true
-            }
-        };
-        if news {
-            log::info!("ev=daemon.stopping mode={mode:?} msg={why:?}");
-            if mode != StopMode::Smart {
-                self.abandon_run();
-            }
-            self.act_on_stop();
-        }
-    }
-
-    fn abandon_run(&mut self) {
-        let Some(id) = self.run.as_ref().map(|r| r.request.run) else {
-            return;
-        };
-        let refused = Refused::new(
-            codes::FAILED,
-            "E019",
-            "the run was cut short: the daemon is stopping",
-            "running it again",
-        );
-        self.run_over(id, Err(refused));
-    }
-
-    fn stop_tick(&mut self, now: Instant) {
-        let drained = self.run.is_none() && heap::is_idle(&self.segment);
-        if self
-            .stopping
-            .as_mut()
-            .and_then(|s| s.advance(now, drained))
-            .is_some()
-        {
-            self.act_on_stop();
-        }
-    }
-
-    /// Does what the step of the end demands of the workers.
-    fn act_on_stop(&mut self) {
-        let Some(step) = self.stopping.as_ref().map(Stopping::step) else {
-            return;
-        };
-        if step >= Step::Asked {
-            heap::shut_down(&self.segment);
-        }
-        for worker in self.crew.workers_mut().values_mut() {
-            let mine = worker.supervised;
-            match step {
-                Step::Draining => {}
-                Step::Asked => {
-                    if !worker.order(&WorkerOrder::Stop {
-                        mode: StopMode::Fast,
-                    }) && mine
-                    {
-                        worker.signal(Signal::TERM);
-                    }
-                }
-                Step::Termed if mine => {
-                    worker.signal(Signal::TERM);
-                    worker.signal(Signal::CONT);
-                }
-                Step::Killed if mine => worker.signal(Signal::KILL),
-                Step::Termed | Step::Killed => {}
-            }
-        }
-    }
-
-    /// Whether nobody is left to wait for. Guests are asked to leave, and not waited for longer than that.
-    fn is_over(&self) -> bool {
-        let Some(step) = self.stopping.as_ref().map(Stopping::step) else {
-            return false;
-        };
-        let waited_for = |supervised: bool| supervised || step < Step::Termed;
-        step > Step::Draining
-            && !self
-                .crew
-                .workers()
-                .values()
-                .any(|w| waited_for(w.supervised))
-    }
-
-    /// Removes everything with a name, then tells those who wait for that.
-    fn end(mut self, _notifier: &Notifier) -> Result<u8, DaemonError> {
-        heap::remove(&self.segment, &self.config.backing.value);
-        log::info!(
-            "ev=daemon.ended name={} pid={}",
-            self.config.name.value,
-            std::process::id()
-        );
-        self.instance.remove()?;
-        for tool in std::mem::take(&mut self.stop_waiters) {
-            if let Some(outbox) = self.tools.get_mut(&tool) {
-                let _ = outbox.send(&Reply::End(0));
-            }
-        }
-        Ok(self.exit_code)
-    }
-}
-
-/// A hello, or the refusal to send (`None`: it is none, and deserves no answer).
-fn read_hello(bytes: &[u8]) -> Result<Hello, Option<Refused>> {
-    match Hello::peek(bytes) {
-        Some((MAGIC, PROTOCOL_VERSION)) => decode(bytes).map_err(|_| None),
-        Some((MAGIC, other)) => {
-            let what = format!(
-                "protocol version differs: the caller has {other}, the daemon has {PROTOCOL_VERSION}"
-            );
-            Err(Some(Refused::new(
-                codes::LAYOUT,
-                "E072",
-                what,
-                "install coheap and coheapd from one build",
-            )))
-        }
-        _ => Err(None),
     }
 }
 

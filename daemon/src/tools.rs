@@ -28,13 +28,21 @@ impl Daemon {
                 tool,
                 self.dead_rows().into_iter().map(Reply::Dead).collect(),
             ),
+            Request::Totals => {
+                let totals = heap::totals(&heap::status(&self.segment));
+                self.rows(tool, vec![Reply::Totals(Box::new(totals))]);
+            }
             Request::Config => self.rows(tool, pieces(&self.config.to_toml(true))),
+            Request::Reload => match self.reload() {
+                Ok(said) => self.rows(tool, pieces(&said)),
+                Err(error) => self.reply(tool, &Reply::Failed(error.to_refused())),
+            },
             Request::Spawn { n } => {
                 self.set_workers(tool, self.crew.wanted().saturating_add(n), false)
             }
             Request::Resize { n } => self.set_workers(tool, n, true),
             Request::Run(run) => {
-                if let Some(reply) = self.run_request(tool, run) {
+                for reply in self.run_request(tool, run) {
                     self.reply(tool, &reply);
                 }
             }
@@ -237,10 +245,13 @@ impl Daemon {
             SignalKind::Stop => Signal::STOP,
             SignalKind::Cont => Signal::CONT,
         };
-        worker.doomed |= signal == SignalKind::Kill;
-        worker.stopped = signal == SignalKind::Stop;
-        worker.held = worker.stopped;
-        worker.signal(number);
+        if signal == SignalKind::Kill {
+            worker.kill();
+        } else {
+            worker.stopped = signal == SignalKind::Stop;
+            worker.held = worker.stopped;
+            worker.signal(number);
+        }
         log::warn!("ev=proc.signal p={p} pid={} signal={signal:?}", worker.pid);
         self.state_is_old = true;
         self.rows(tool, Vec::new());

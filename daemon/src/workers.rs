@@ -88,6 +88,8 @@ pub struct Worker {
     pub supervised: bool,
     /// Its death was ordered.
     pub doomed: bool,
+    /// When that was, by the segment's clock; 0 never.
+    pub killed_ns: u64,
     /// It said that it leaves.
     pub leaving: bool,
     /// We stopped it.
@@ -101,6 +103,13 @@ impl Worker {
     /// Sends a signal to exactly this process; a dead one is no error.
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// Kills it, and remembers when.
+    pub fn kill(&mut self) {
+        self.doomed = true;
+        self.killed_ns = coheap::sysmon::clock_ns();
+        self.signal(Signal::KILL);
     }
 
     /// Sends an order if it is connected; `false` if it is not, or not any more.
@@ -355,6 +364,7 @@ impl Crew {
             place,
             supervised: place.is_some(),
             doomed: false,
+            killed_ns: 0,
             leaving: false,
             stopped: false,
             held: false,

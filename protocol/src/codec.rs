@@ -107,6 +107,7 @@ mod tests {
                 kill_ms: 200,
                 stop_ms: 0,
             },
+            redeliver_max: 0,
         }));
         for request in [
             Request::Ping,
@@ -114,6 +115,7 @@ mod tests {
             Request::Ps,
             Request::Tasks,
             Request::Dead,
+            Request::Totals,
             Request::Config,
         ] {
             round_trip(request);
@@ -123,6 +125,10 @@ mod tests {
             signal: SignalKind::Kill,
         });
         round_trip(Reply::Status(Box::default()));
+        round_trip(Reply::Totals(Box::new(Totals {
+            pause_hist: vec![1; 48],
+            ..Totals::default()
+        })));
         round_trip(Reply::Done(Outcome {
             run: RunId(7),
             ok: true,

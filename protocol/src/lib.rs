@@ -30,11 +30,12 @@ pub mod human;
 pub mod run;
 pub mod status;
 mod tool;
+pub mod usage;
 mod worker;
 
 pub use codec::{CodecError, FRAME_MAX, decode, encode};
 pub use hello::{Answer, Hello, PROTOCOL_VERSION, Refused, Role, Welcome};
 pub use run::{Outcome, Progress, RunId, RunRequest, Storm, Workload};
-pub use status::{DeadRow, HeapNumbers, PsRow, Status, TaskRow};
+pub use status::{DeadRow, HeapNumbers, PsRow, Status, TaskRow, Totals};
 pub use tool::{Reply, Request, SignalKind, StopMode};
 pub use worker::{WorkerOrder, WorkerSays};

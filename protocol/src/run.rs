@@ -82,6 +82,8 @@ pub struct RunRequest {
     pub seed: u64,
     /// Disasters on order.
     pub storm: Storm,
+    /// While it lasts: deaths of one step after which its task is given up; 0 leaves the heap's own limit.
+    pub redeliver_max: u32,
 }
 
 /// How far a run is, read from the segment's counters.

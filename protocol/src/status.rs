@@ -142,4 +142,115 @@ pub struct TaskRow {
     pub steps: u32,
     /// Exit code of the error that failed it; 0 for none.
     pub error_code: u32,
+    /// Its input and what went wrong with it, in words, when it was given up.
+    pub error: String,
+}
+
+/// What a heap has done since it was made, by whomever. Two of them tell what was done between.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Collections finished.
+    pub gc_cycles: u64,
+    /// Nanoseconds of all of them.
+    pub gc_cycle_ns: u64,
+    /// Delays that the collector put on P's: how many lasted from 2^b to 2^(b+1) ns, by b.
+    pub pause_hist: Vec<u64>,
+    /// The longest of them.
+    pub pause_max_ns: u64,
+    /// Bytes allocated.
+    pub alloc_bytes: u64,
+    /// Objects allocated.
+    pub alloc_objects: u64,
+    /// Bytes freed.
+    pub freed_bytes: u64,
+    /// Bytes in use now.
+    pub live_bytes: u64,
+    /// Tasks stolen.
+    pub steals: u64,
+    /// Mark workers claimed by another lease than the one that parked them.
+    pub migrations: u64,
+    /// Steps of tasks run.
+    pub steps: u64,
+    /// Deaths recovered.
+    pub recoveries: u64,
+    /// Tasks put back after a death.
+    pub requeued: u64,
+    /// Tasks given up.
+    pub gave_up: u64,
+}
+
+impl Totals {
+    /// What was done since `before`. Bytes in use are those of now.
+    pub fn since(&self, before: &Totals) -> Totals {
+        let hist = self.pause_hist.iter().enumerate();
+        let hist: Vec<u64> = hist
+            .map(|(b, n)| n - before.pause_hist.get(b).copied().unwrap_or(0).min(*n))
+            .collect();
+        let highest = hist.iter().rposition(|&n| n > 0);
+        let longest = highest.map_or(0, |b| (2u64 << b).min(self.pause_max_ns));
+        let new = self.pause_max_ns > before.pause_max_ns;
+        let less = u64::saturating_sub;
+        Totals {
+            gc_cycles: less(self.gc_cycles, before.gc_cycles),
+            gc_cycle_ns: less(self.gc_cycle_ns, before.gc_cycle_ns),
+            pause_max_ns: if new { self.pause_max_ns } else { longest },
+            pause_hist: hist,
+            alloc_bytes: less(self.alloc_bytes, before.alloc_bytes),
+            alloc_objects: less(self.alloc_objects, before.alloc_objects),
+            freed_bytes: less(self.freed_bytes, before.freed_bytes),
+            live_bytes: self.live_bytes,
+            steals: less(self.steals, before.steals),
+            migrations: less(self.migrations, before.migrations),
+            steps: less(self.steps, before.steps),
+            recoveries: less(self.recoveries, before.recoveries),
+            requeued: less(self.requeued, before.requeued),
+            gave_up: less(self.gave_up, before.gave_up),
+        }
+    }
+
+    /// Upper bound of the delays' quantile, ns.
+    ///
+    /// ```
+    /// use coheap_protocol::Totals;
+    /// let t = Totals { pause_hist: vec![0, 0, 98, 2], pause_max_ns: 11, ..Totals::default() };
+    /// assert_eq!((t.pause_ns(0.5), t.pause_ns(0.99)), (8, 11));
+    /// assert_eq!(Totals::default().pause_ns(0.5), 0);
+    /// ```
+    pub fn pause_ns(&self, quantile: f64) -> u64 {
+        let total: u64 = self.pause_hist.iter().sum();
+        let wanted = (total as f64 * quantile).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        let bucket = self.pause_hist.iter().position(|&n| {
+            seen += n;
+            seen >= wanted
+        });
+        bucket.map_or(0, |b| (2u64 << b).min(self.pause_max_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_between_is_the_difference() {
+        let before = Totals {
+            steals: 5,
+            pause_hist: vec![3, 0, 7],
+            pause_max_ns: 7,
+            ..Totals::default()
+        };
+        let after = Totals {
+            steals: 9,
+            pause_hist: vec![4, 1, 7],
+            pause_max_ns: 7,
+            live_bytes: 11,
+            ..Totals::default()
+        };
+        let between = after.since(&before);
+        assert_eq!((between.steals, between.live_bytes), (4, 11));
+        assert_eq!(between.pause_hist, [1, 1, 0]);
+        // The longest of before is not of between: the bound of the highest bucket is.
+        assert_eq!(between.pause_max_ns, 4);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a tool may ask, and what it may hear.
 
-use crate::{DeadRow, Outcome, Progress, PsRow, Refused, RunRequest, Status, TaskRow};
+use crate::{DeadRow, Outcome, Progress, PsRow, Refused, RunRequest, Status, TaskRow, Totals};
 use serde::{Deserialize, Serialize};
 
 /// How to stop.
@@ -38,8 +38,12 @@ pub enum Request {
     Tasks,
     /// [`Reply::Dead`] rows.
     Dead,
+    /// One [`Reply::Totals`].
+    Totals,
     /// The configuration with the origin of each value, as [`Reply::Text`] frames.
     Config,
+    /// Read the configuration file again; [`Reply::Text`] says what changed.
+    Reload,
     /// So many workers more.
     Spawn {
         /// How many.
@@ -50,7 +54,7 @@ pub enum Request {
         /// How many.
         n: u16,
     },
-    /// Run a workload: [`Reply::Progress`] now and then, [`Reply::Done`] at the end.
+    /// Run a workload: [`Reply::Progress`] now and then, at the end [`Reply::Totals`] and [`Reply::Done`].
     Run(RunRequest),
     /// Collect garbage.
     Gc {
@@ -86,6 +90,8 @@ pub enum Reply {
     Text(String),
     /// How far a run is.
     Progress(Progress),
+    /// What the heap has done so far.
+    Totals(Box<Totals>),
     /// A run's end.
     Done(Outcome),
     /// The request failed.

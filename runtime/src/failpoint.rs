@@ -138,6 +138,7 @@ pub enum Probe {
     RunqDrained,
     StopReleased,
     DedicatedReturned,
+    QueueNodeTaken,
 }
 
 /// Every probe, in the order of its counter, with its name.
@@ -173,6 +174,7 @@ pub const PROBES: &[Probe] = {
         RunqDrained,
         StopReleased,
         DedicatedReturned,
+        QueueNodeTaken,
     ]
 };
 

@@ -42,9 +42,9 @@ pub struct Status {
     pub cycle: u32,
     /// P's that may run.
     pub gomaxprocs: u32,
-    /// Bytes ever allocated by P's now leased.
+    /// Bytes ever allocated, by the dead and by those who left too.
     pub alloc_bytes: u64,
-    /// Objects ever allocated by P's now leased.
+    /// Objects ever allocated.
     pub alloc_objects: u64,
     /// Tasks stolen.
     pub steals: u64,
@@ -66,6 +66,18 @@ pub struct Status {
     pub freed_bytes: u64,
     /// Delays that the collector put on P's, ns: p50, p99, longest.
     pub pause_ns: [u64; 3],
+    /// How many of them lasted from 2^b to 2^(b+1) ns, by b.
+    pub pause_hist: Vec<u64>,
+    /// Steps ever run.
+    pub steps: u64,
+    /// Nanoseconds of all cycles.
+    pub cycle_ns: u64,
+    /// Cycles by what started them: pace, limit, request, time, death.
+    pub gc_by: [u64; 5],
+    /// Deaths of one step after which its task is given up; 0 never.
+    pub redeliver_max: u32,
+    /// Bytes above which the pacer works harder.
+    pub soft_limit_bytes: u64,
     /// Counters of the running workload.
     pub progress: Vec<u64>,
     /// Leased P's.
@@ -118,8 +130,10 @@ pub struct TaskStatus {
     pub kind: String,
     /// Its state.
     pub state: &'static str,
-    /// Runs lost to deaths or to a lack of memory.
-    pub attempts: u8,
+    /// Runs of the present step that were lost: to deaths, and to a lack of memory.
+    pub attempts: u32,
+    /// P that runs, reserves or publishes it.
+    pub p: Option<u16>,
     /// Steps done.
     pub steps: u32,
     /// Exit code of the error that failed it, 0 none.
@@ -135,6 +149,11 @@ fn error_text(segment: &Segment, r: u32, word: TaskWord) -> String {
     } else {
         crate::gc::verify::read_text(segment, r)
     }
+}
+
+fn lost_runs(segment: &Segment, task: usize, word: TaskWord) -> u32 {
+    let lost = crate::sched::find_runnable::lost(segment, task, word);
+    (lost >> 32) as u32 + lost as u32
 }
 
 fn phase_name(kind: u8) -> &'static str {
@@ -196,6 +215,12 @@ impl Segment {
                 self.pause_quantile(0.99),
                 stats.pause_max_ns.load(Relaxed),
             ],
+            pause_hist: stats.pause_hist.iter().map(|b| b.load(Relaxed)).collect(),
+            steps: sum(|s| s.steps.load(Relaxed)),
+            cycle_ns: stats.cycle_ns.load(Relaxed),
+            gc_by: [0, 1, 2, 3, 4].map(|i: usize| stats.cycles_by[i].load(Relaxed)),
+            redeliver_max: sched.redeliver_max.load(Relaxed),
+            soft_limit_bytes: gc.soft_limit.load(Relaxed),
             progress: stats.progress.iter().map(|c| c.load(Relaxed)).collect(),
             procs,
             tasks: self.count_tasks(),
@@ -312,13 +337,29 @@ impl Segment {
                         .get(t.kind.load(Relaxed) as usize)
                         .map_or(String::new(), |k| names::read(&k.name)),
                     state: state(word),
-                    attempts: word.attempts(),
+                    attempts: lost_runs(self, task, word),
+                    p: matches!(
+                        word.state(),
+                        TaskWord::RESERVED | TaskWord::RUNNING | TaskWord::COMMITTED
+                    )
+                    .then(|| word.p()),
                     steps: t.steps.load(Relaxed),
                     error_code: t.error_code.load(Relaxed),
                     error: error_text(self, t.error.load(Acquire), word),
                 }
             })
             .collect()
+    }
+
+    /// Changes after how many deaths of one step its task is given up; 0 never.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// segment.set_redeliver_max(1000);
+    /// assert_eq!(segment.status().redeliver_max, 1000);
+    /// ```
+    pub fn set_redeliver_max(&self, deaths: u32) {
+        self.hdr.sched.redeliver_max.store(deaths, Relaxed);
     }
 
     /// Publishes a progress counter of the running workload.

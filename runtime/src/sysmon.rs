@@ -41,7 +41,7 @@ pub fn tick(segment: &Segment) {
     let phase = segment.phase();
     let due = segment.hdr.sched.next_timer_ns.0.load(Acquire) <= now;
     // In a cycle the last P to acknowledge a handshake wakes nobody.
-    if due || segment.task_run.any() || phase.kind() != PhaseWord::OFF {
+    if due || segment.task_run.any_below(segment.tasks_used()) || phase.kind() != PhaseWord::OFF {
         wake::wake_one(segment);
     }
     let last = segment.hdr.gc.at_ns[4].load(Relaxed);
@@ -54,6 +54,17 @@ pub fn tick(segment: &Segment) {
     {
         gc::request(segment);
     }
+}
+
+/// What `COHEAPDEBUG` says about `schedtrace`: every so many milliseconds, and whether in detail. `None`: not asked for.
+pub fn schedtrace() -> Option<(u64, bool)> {
+    let debug = gc::gctrace::debug();
+    (debug.schedtrace_ms > 0).then_some((debug.schedtrace_ms, debug.scheddetail))
+}
+
+/// The monotonic clock of all times in the segment, in nanoseconds.
+pub fn clock_ns() -> u64 {
+    now_ns()
 }
 
 /// The `schedtrace` line, in Go's shape, our fields at the end.

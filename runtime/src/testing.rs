@@ -434,7 +434,7 @@ pub fn name_of(segment: &Segment, at: usize) -> String {
             ),
             "sched" => field(
                 fields!(Sched: gomaxprocs, shutdown, task_high, task_committed, workbuf_high, proc_high, worker_high, idle,
-                    spinning, next_timer_ns, global_next, tasks_alive),
+                    spinning, next_timer_ns, global_next),
                 at - std::mem::offset_of!(Header, sched),
             ),
             "stats" => field(
@@ -502,7 +502,7 @@ pub fn name_of(segment: &Segment, at: usize) -> String {
         Some("task") => format!(
             "{name}.{}",
             field(
-                fields!(TaskRecord: word, context, commit, join, kind, steps, wake_at_ns, ready_at_ns, last_death, error, error_code),
+                fields!(TaskRecord: word, context, commit, join, kind, steps, wake_at_ns, tries, last_death, error, error_code),
                 off
             )
         ),

@@ -132,8 +132,10 @@ pub struct Sched {
     pub next_timer_ns: Line<AtomicU64>,
     /// Where the next look for a globally queued task starts.
     pub global_next: Line<AtomicU32>,
-    /// Tasks started and not finished. Derived.
-    pub tasks_alive: Line<AtomicU64>,
+    /// Deaths of one step after which its task is given up; 0 never.
+    pub redeliver_max: AtomicU32,
+    /// Reserved.
+    pub pad: AtomicU32,
 }
 
 /// Sums and counters that reports read. Derived: nothing is decided by them.
@@ -143,7 +145,7 @@ pub struct Stats {
     pub cycles: AtomicU64,
     /// Cycles by trigger.
     pub cycles_by: [AtomicU64; 5],
-    /// Times a P was certified dead and recovered.
+    /// Times a P was certified dead: entries ever made in [`Header::deaths`].
     pub deaths: AtomicU64,
     /// Bytes freed by sweeping.
     pub freed_bytes: AtomicU64,
@@ -192,6 +194,8 @@ pub struct Header {
     pub stats: Stats,
     /// `seen[p]`: highest update sequence of P p that somebody has overwritten in a root (detectable compare-exchange). Primary.
     pub seen: [AtomicU32; MAX_P],
+    /// The last deaths, in a ring: number n stands in `n % DEATHS`; [`Stats::deaths`] counts them.
+    pub deaths: [crate::deaths::DeathRecord; crate::deaths::DEATHS],
 }
 
 /// A fingerprint of every size in the segment: two binaries that disagree about one of them must not share it.

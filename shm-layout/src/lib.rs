@@ -16,6 +16,7 @@
 #![no_std]
 
 pub mod bits;
+pub mod deaths;
 pub mod geometry;
 pub mod header;
 pub mod proc;

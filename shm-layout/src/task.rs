@@ -22,9 +22,10 @@ pub struct TaskRecord {
     pub steps: AtomicU32,
     /// Monotonic nanoseconds before which a waiting task sleeps; 0 when it waits for something else.
     pub wake_at_ns: AtomicU64,
-    /// Monotonic nanoseconds when it became runnable.
-    pub ready_at_ns: AtomicU64,
-    /// P and attempt of the last death, for the report: P in the upper half.
+    /// Runs of the present step that died (upper half) and that ran out of memory (lower half). They count while the word's
+    /// `attempts` is not 0, so a commit, which clears that, clears these too.
+    pub tries: AtomicU64,
+    /// P and incarnation of the last death: P in the upper half. Tells a second recoverer that the death was counted.
     pub last_death: AtomicU64,
     /// Text of the error that failed it, 0 for none. A root.
     pub error: AtomicU32,

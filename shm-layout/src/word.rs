@@ -174,7 +174,7 @@ packed! {
         state: u8 = 60..64, with_state;
         /// Which of the two context fields of the record is current.
         sel: u8 = 59..60, with_sel;
-        /// Runs of this step that died; past a limit the task is given up.
+        /// Runs of this step that took no effect, at most 15; what became of them stands in the record.
         attempts: u8 = 55..59, with_attempts;
         /// P that runs or reserves it.
         p: u16 = 46..55, with_p;

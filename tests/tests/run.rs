@@ -39,7 +39,7 @@ fn result(sandbox: &Sandbox, mut command: Command) -> serde_json::Value {
     assert_eq!(text.lines().count(), 1, "{text}");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
-        (&json["ok"], &json["result"]["answer"]),
+        (&json["ok"], &json["answer"]),
         (&true.into(), &42.into()),
         "{json}"
     );

@@ -35,11 +35,7 @@ pub fn start(
         .status()
         .map_err(|e| private::not_started(&program, &e))?;
     if !status.success() {
-        // It has printed the one line already.
-        return Ok(status
-            .code()
-            .and_then(|c| u8::try_from(c).ok())
-            .unwrap_or(codes::FAILED));
+        return private::code_of(&program, status);
     }
     if wait {
         wait_for_workers(global)?;

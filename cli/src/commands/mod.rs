@@ -3,13 +3,19 @@
 mod doctor;
 mod help;
 mod lifecycle;
+mod logs;
 mod orders;
 mod query;
+mod report;
 mod run;
+mod stat;
+mod tables;
+mod top;
+mod trace;
 mod up;
 
 use crate::{
-    args::{Args, Command, ConfigAction},
+    args::{Args, Command, ConfigAction, TraceFormat, TracePart},
     failure::Failure,
 };
 use coheap_protocol::{Request, SignalKind};
@@ -44,7 +50,36 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Command::Kill { p } => orders::signal(global, *p, SignalKind::Kill),
         Command::Cont { p } => orders::signal(global, *p, SignalKind::Cont),
         Command::Tasks => query::tasks(global),
-        Command::Dead => query::dead(global),
+        Command::Dead => tables::dead(global),
+        Command::Slots => tables::slots(global),
+        Command::Roots => tables::roots(global),
+        Command::Histo => tables::histo(global),
+        Command::Stat {
+            interval,
+            count,
+            classes,
+            prometheus,
+        } => {
+            let wanted = stat::Wanted {
+                interval: *interval,
+                count: *count,
+                classes: *classes,
+                prometheus: *prometheus,
+            };
+            stat::stat(global, &wanted)
+        }
+        Command::Top { interval, count } => top::top(global, *interval, *count),
+        Command::Logs { follow } => logs::logs(global, *follow),
+        Command::Events { follow, kind } => logs::events(global, *follow, kind.as_deref()),
+        Command::Trace {
+            part:
+                TracePart::Last {
+                    window,
+                    out,
+                    format: TraceFormat::Chrome,
+                },
+        } => trace::last(global, *window, out.as_deref()),
+        Command::Reload => orders::reload(global),
         Command::Doctor => doctor::doctor(global),
         Command::Config {
             action: ConfigAction::Show { origin },

@@ -1,8 +1,8 @@
 //! Things a daemon is told to do.
 
 use crate::{args::Global, connect, failure::Failure, show};
-use coheap::{P, Segment, control::ControlError};
-use coheap_protocol::{Reply, Request, Role, SignalKind, codes, human::show_bytes};
+use coheap::P;
+use coheap_protocol::{Reply, Request, SignalKind, codes, human::show_bytes};
 
 /// One order, answered with nothing.
 pub fn order(global: &Global, request: &Request) -> Result<u8, Failure> {
@@ -17,13 +17,7 @@ pub fn signal(global: &Global, p: u16, signal: SignalKind) -> Result<u8, Failure
 
 /// Checks the heap, in this process: it leases a P of its own for that, because only a P can stop the world.
 pub fn verify(global: &Global, deep: bool) -> Result<u8, Failure> {
-    let called = connect::call(
-        &connect::dir(global)?.socket(),
-        Role::Reader,
-        global.timeout,
-    )?;
-    let segment = called.segment.ok_or(ControlError::Closed)?;
-    let mut p = P::lease(Segment::open_fd(segment)?)?;
+    let mut p = P::lease(connect::segment(global)?)?;
     let report = coheap::gc::verify::verify(&mut p, deep)?;
     drop(p);
     let ok = report.findings.is_empty();
@@ -60,6 +54,12 @@ pub fn verify(global: &Global, deep: bool) -> Result<u8, Failure> {
         what,
         "keep the heap and report the findings above",
     ))
+}
+
+/// Has the daemon read its configuration again, and says what changed.
+pub fn reload(global: &Global) -> Result<u8, Failure> {
+    show::print(&text(connect::once(global, &Request::Reload)?));
+    Ok(codes::OK)
 }
 
 /// The pieces of a text, joined.

@@ -2,7 +2,7 @@
 
 use super::orders::text;
 use crate::{args::Global, connect, failure::Failure, private, show};
-use coheap::control::{ControlError, RuntimeDir, instance, paths};
+use coheap::control::{RuntimeDir, instance, paths};
 use coheap_protocol::{
     Reply, Request, Role, Status, codes,
     human::{show_bytes, show_duration},
@@ -93,7 +93,7 @@ fn describe(s: &Status) -> String {
 }
 
 /// Rows as a table, or as one JSON object a line.
-fn rows<T: serde::Serialize>(
+pub fn rows<T: serde::Serialize>(
     global: &Global,
     head: &[&str],
     rows: &[T],
@@ -150,50 +150,26 @@ pub fn ps(global: &Global) -> Result<u8, Failure> {
     }))
 }
 
-/// The dead.
-pub fn dead(global: &Global) -> Result<u8, Failure> {
-    let found = connect::only(connect::once(global, &Request::Dead)?, |row| match row {
-        Reply::Dead(row) => Some(row),
-        _ => None,
-    });
-    let head = ["P", "PID", "CAUSE", "AT", "REQUEUED", "RECOVERY", "AGO"];
-    Ok(rows(global, &head, &found, |r| {
-        let recovery = show_duration(Duration::from_micros(r.recovery_us));
-        let at = if r.at.is_empty() {
-            "-".into()
-        } else {
-            r.at.clone()
-        };
-        vec![
-            p_of(r.p),
-            r.pid.to_string(),
-            r.cause.clone(),
-            at,
-            r.requeued.to_string(),
-            recovery,
-            ms(r.ago_ms),
-        ]
-    }))
-}
-
 /// The tasks.
 pub fn tasks(global: &Global) -> Result<u8, Failure> {
     let found = connect::only(connect::once(global, &Request::Tasks)?, |row| match row {
         Reply::Task(row) => Some(row),
         _ => None,
     });
-    let head = ["ID", "KIND", "STATE", "STEPS", "ATTEMPTS", "ERROR"];
+    let head = ["ID", "KIND", "STATE", "P", "STEPS", "ATTEMPTS", "ERROR"];
     Ok(rows(global, &head, &found, |r| {
         vec![
             r.id.to_string(),
             r.kind.clone(),
             r.state.clone(),
+            p_of(r.p),
             r.steps.to_string(),
             r.attempts.to_string(),
-            if r.error_code == 0 {
-                "-".into()
-            } else {
-                r.error_code.to_string()
+            match (r.error_code, r.error.as_str()) {
+                (0, "") => "-".into(),
+                (8, "") => "its process died each time".into(),
+                (code, "") => format!("code {code}"),
+                (_, error) => error.to_owned(),
             },
         ]
     }))
@@ -300,8 +276,5 @@ pub fn config(global: &Global, origin: bool) -> Result<u8, Failure> {
     let status = command
         .status()
         .map_err(|e| private::not_started(&program, &e))?;
-    if status.success() {
-        return Ok(codes::OK);
-    }
-    Err(ControlError::Unexpected(format!("coheapd --print-config ended with {status}")).into())
+    private::code_of(&program, status)
 }

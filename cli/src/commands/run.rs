@@ -6,6 +6,7 @@
 //!    again, adopts the heap, and gets the same `Run`: the id makes it join the run that is in the heap.
 //! 4. The end: a private daemon stops, removes everything, and only then is the result printed.
 
+use super::report::Report;
 use crate::{
     args::{Global, RunArgs, RunOptions, WorkloadArgs},
     connect,
@@ -16,7 +17,7 @@ use crate::{
 };
 use coheap::control::{Channel, ControlError, Name, RuntimeDir, instance};
 use coheap_protocol::{
-    Outcome, Progress, Reply, Request, Role, RunId, RunRequest, Storm, Workload, codes,
+    Outcome, Progress, Reply, Request, Role, RunId, RunRequest, Storm, Totals, Workload, codes,
     human::{show_bytes, show_duration},
 };
 use std::{
@@ -28,6 +29,10 @@ use std::{
 
 /// How often a private daemon that died unasked is replaced before the run is given up.
 const UNASKED_MAX: u32 = 5;
+/// Deaths of one step after which its task is given up.
+const REDELIVER: u32 = 3;
+/// The same under an ordered storm: it kills whatever runs, so deaths say nothing against a task.
+const REDELIVER_IN_STORM: u32 = 1000;
 
 struct Session<'a> {
     global: &'a Global,
@@ -41,6 +46,11 @@ struct Session<'a> {
     deaths_before: u64,
     last: Progress,
     line: ProgressLine,
+    /// What a heap that was there before had done before.
+    before: Totals,
+    totals: Totals,
+    /// Workers and backing of a heap that was there before.
+    met: Option<(u64, String)>,
 }
 
 /// How it ended.
@@ -54,8 +64,12 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8, Failure> {
     let options = args.workload.options();
     let request = request(&args.workload, options)?;
     let interrupt = Interrupt::catch()?;
-    let began = Instant::now();
     let (private, socket) = daemon(global, options)?;
+    let (before, met) = match &private {
+        Some(_) => (Totals::default(), None),
+        None => history(&socket, global)?,
+    };
+    let began = Instant::now();
     let mut session = Session {
         global,
         interrupt,
@@ -68,20 +82,27 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8, Failure> {
         deaths_before: 0,
         last: Progress::default(),
         line: ProgressLine::new(global.quiet),
+        before,
+        totals: Totals::default(),
+        met,
     };
     let end = session.follow();
+    let elapsed = began.elapsed();
     session.line.clear();
     let ended = session.private.take().map_or(Ok(()), Private::end);
     match end? {
         End::Interrupted => {
-            show::complain(
-                "coheap: error[E029]: interrupted; try: the same command, the heap is gone",
-            );
-            Ok(codes::INTERRUPTED)
+            let advice = "the same command; the heap is gone";
+            Err(Failure::new(
+                codes::INTERRUPTED,
+                "E029",
+                "interrupted",
+                advice,
+            ))
         }
         End::Done(outcome) => {
             ended?;
-            session.report(&outcome, options, began.elapsed())
+            session.report(&outcome, options, elapsed)
         }
     }
 }
@@ -116,6 +137,23 @@ fn daemon(global: &Global, options: &RunOptions) -> Result<(Option<Private>, Pat
     Ok((Some(private), socket))
 }
 
+/// What a heap that runs already has done, its workers, and its backing.
+fn history(socket: &Path, global: &Global) -> Result<(Totals, Option<(u64, String)>), Failure> {
+    let channel = connect::call(socket, Role::Tool, global.timeout)?.channel;
+    let mut before = Totals::default();
+    let mut met = None;
+    for request in [Request::Totals, Request::Status] {
+        for row in connect::ask(&channel, &request, global.timeout)? {
+            match row {
+                Reply::Totals(totals) => before = *totals,
+                Reply::Status(s) => met = Some((s.workers_wanted.into(), s.backing)),
+                other => return Err(ControlError::Unexpected(format!("{other:?}")).into()),
+            }
+        }
+    }
+    Ok((before, met))
+}
+
 fn request(workload: &WorkloadArgs, options: &RunOptions) -> Result<RunRequest, Failure> {
     let workload = match workload {
         WorkloadArgs::Index { dir, out, .. } => Workload::Index {
@@ -138,6 +176,10 @@ fn request(workload: &WorkloadArgs, options: &RunOptions) -> Result<RunRequest, 
             kill_ms: ms(options.kill_storm),
             stop_ms: ms(options.stop_storm),
         },
+        redeliver_max: options.redeliver_max.unwrap_or(match options.kill_storm {
+            Some(_) => REDELIVER_IN_STORM,
+            None => REDELIVER,
+        }),
     })
 }
 
@@ -181,6 +223,7 @@ impl Session<'_> {
                 }
                 Woken::Readable => match channel.recv::<Reply>(Some(Duration::ZERO)) {
                     Ok(Reply::Progress(progress)) => self.progress(progress),
+                    Ok(Reply::Totals(totals)) => self.totals = *totals,
                     Ok(Reply::Done(outcome)) => return Ok(End::Done(outcome)),
                     Ok(Reply::Failed(refused)) => return Err(refused.into()),
                     Ok(other) => return Err(ControlError::Unexpected(format!("{other:?}")).into()),
@@ -244,24 +287,29 @@ impl Session<'_> {
     ) -> Result<u8, Failure> {
         let result: serde_json::Value = serde_json::from_str(&outcome.json)
             .map_err(|e| ControlError::Unexpected(format!("a result that is no JSON: {e}")))?;
-        let deaths = self.deaths_before + self.last.deaths;
-        let restarts = self.restarts + self.unasked;
+        let nothing = serde_json::Map::new();
         let name = self.request.workload.name();
+        let (workers, backing) = self.met.clone().unwrap_or_else(|| {
+            let backing = options.heap.backing.clone();
+            (options.workers.into(), backing.unwrap_or("memfd".into()))
+        });
+        let report = Report {
+            workload: name,
+            ok: outcome.ok,
+            result: result.as_object().unwrap_or(&nothing),
+            totals: &self.totals.since(&self.before),
+            workers,
+            backing: &backing,
+            seed: self.request.seed,
+            elapsed,
+            deaths: self.deaths_before + self.last.deaths,
+            daemon_restarts: self.restarts + self.unasked,
+            redeliver_max: self.request.redeliver_max,
+        };
         if self.global.json {
-            show::json(&serde_json::json!({
-                "workload": name, "ok": outcome.ok, "result": result, "workers": options.workers,
-                "seed": self.request.seed, "elapsed_s": elapsed.as_secs_f64(),
-                "deaths": deaths, "daemon_restarts": restarts, "gc_cycles": self.last.gc_cycles,
-            }));
+            show::json(&report.json());
         } else {
-            show::print(result["checks"].as_str().unwrap_or_default());
-            let verdict = if outcome.ok { "done" } else { "WRONG" };
-            let time = show_duration(elapsed);
-            let seed = self.request.seed;
-            show::print(&format!(
-                "{verdict}: {name} {}; {deaths} deaths and {restarts} daemon deaths survived; seed {seed}; {time}\n",
-                flat(&result)
-            ));
+            show::print(&report.text());
         }
         if outcome.ok {
             return Ok(codes::OK);
@@ -276,34 +324,5 @@ impl Session<'_> {
             format!("{name} found its own result wrong"),
             advice,
         ))
-    }
-}
-
-/// A flat object as `key value, key value`, without what is empty and without the lines of checks.
-fn flat(result: &serde_json::Value) -> String {
-    let Some(object) = result.as_object() else {
-        return result.to_string();
-    };
-    let says = |v: &serde_json::Value| match v {
-        serde_json::Value::Array(list) => !list.is_empty(),
-        _ => v.as_u64() != Some(0),
-    };
-    let plain = |v: &serde_json::Value| v.as_str().map_or(v.to_string(), str::to_owned);
-    let told = object
-        .iter()
-        .filter(|(key, value)| !["checks", "ok"].contains(&key.as_str()) && says(value));
-    told.map(|(key, value)| format!("{key} {}", plain(value)))
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_for_people_leaves_out_what_is_empty() {
-        let result = serde_json::json!({ "ok": true, "files": 3, "words": 0, "problems": [], "checks": "a\nb\n" });
-        assert_eq!(flat(&result), "files 3");
     }
 }

@@ -34,9 +34,14 @@ pub fn up(
     let daemon = Private::start(&name, &chatty, flags)?;
     let woken = interrupt.wait(Some(daemon.tie().as_fd()), None);
     daemon.end()?;
-    Ok(if woken == Woken::Interrupted {
-        codes::INTERRUPTED
-    } else {
-        codes::OK
-    })
+    if woken == Woken::Interrupted {
+        let advice = "the same command; the heap is gone";
+        return Err(Failure::new(
+            codes::INTERRUPTED,
+            "E029",
+            "interrupted",
+            advice,
+        ));
+    }
+    Ok(codes::OK)
 }

@@ -5,7 +5,9 @@
 //!    a nameless file is worth nothing. Different: from the top.
 //! 3. Write the pid into `lock` and `coheapd.pid`, remove a stale socket, listen.
 //!
-//! **If the daemon dies** after any step, the kernel drops the lock and the next one starts at step 1.
+//! **If the daemon dies** after any step, the kernel drops the lock and the next one starts at step 1. If it dies while it starts a
+//! worker, the worker's process holds the lock for a moment, from the fork to the exec: a lock whose recorded holder is dead is
+//! waited for ([`HEIR_PATIENCE`]). A storm found that.
 //!
 //! **Rejected:** trusting the pid file (a reused pid is a stranger); `bind` as the lock (the stale file must be removed
 //! first, and two daemons can each remove the other's).
@@ -16,7 +18,11 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
+    time::{Duration, Instant},
 };
+
+/// How long to wait for a lock that the child of a dead daemon holds.
+const HEIR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The right to be the daemon of a name, for as long as this value lives.
 pub struct Instance {
@@ -44,13 +50,24 @@ pub fn recorded_pid(dir: &RuntimeDir) -> Option<u32> {
 impl Instance {
     /// Becomes the daemon of this heap, or says which process is.
     pub fn acquire(dir: RuntimeDir) -> Result<Instance, ControlError> {
+        let deadline = Instant::now() + HEIR_PATIENCE;
         // Each round lost means another daemon of this name ended in between; four in a row do not happen by accident.
-        for _ in 0..4 {
+        let mut rounds = 0;
+        while rounds < 4 {
             dir.create()?;
-            if let Some(lock) = lock_named(&dir)? {
-                let mut instance = Instance { dir, _lock: lock };
-                instance.write_pid()?;
-                return Ok(instance);
+            match lock_named(&dir) {
+                Ok(Some(lock)) => {
+                    let mut instance = Instance { dir, _lock: lock };
+                    instance.write_pid()?;
+                    return Ok(instance);
+                }
+                Ok(None) => rounds += 1,
+                Err(ControlError::AlreadyRunning { .. })
+                    if !holder_lives(&dir) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(already_running(&dir))
@@ -91,6 +108,11 @@ impl Instance {
             self.dir.dir().display()
         )))
     }
+}
+
+/// Does the process live that wrote the lock last? One that has not written yet is taken for alive.
+fn holder_lives(dir: &RuntimeDir) -> bool {
+    recorded_pid(dir).is_none_or(|pid| crate::life::process_exists(pid, 0))
 }
 
 fn already_running(dir: &RuntimeDir) -> ControlError {
@@ -158,6 +180,23 @@ mod tests {
         );
         first.remove().expect("remove");
         assert!(!is_running(&dir(&tmp)));
+    }
+
+    #[test]
+    fn a_lock_that_the_child_of_a_dead_daemon_still_holds_is_waited_for() {
+        let tmp = tempfile::tempdir().expect("temporary directory");
+        let held = Instance::acquire(dir(&tmp)).expect("first");
+        // The pid of a process that has ended and was waited for.
+        let mut ended = std::process::Command::new("true").spawn().expect("starts");
+        ended.wait().expect("ends");
+        fs::write(dir(&tmp).lock_file(), format!("{}\n", ended.id())).expect("writes");
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(held);
+        });
+        let heir = Instance::acquire(dir(&tmp)).expect("the heir");
+        child.join().expect("ends");
+        assert_eq!(recorded_pid(heir.dir()), Some(std::process::id()));
     }
 
     #[test]

@@ -69,7 +69,8 @@ pub(crate) fn used_workers(segment: &Segment) -> &'static [WorkerRecord] {
 
 /// A hint: is there work that is in nobody's hands?
 pub(crate) fn gc_mark_work_available(segment: &Segment, phase: PhaseWord) -> bool {
-    segment.buf_full.any() || markroot::any_open(segment, phase.cycle())
+    segment.buf_full.any_below(segment.workbufs_used())
+        || markroot::any_open(segment, phase.cycle())
 }
 
 /// Is some worker on its way through `gc_mark_done`, or running?

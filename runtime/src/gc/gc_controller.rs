@@ -181,6 +181,23 @@ fn utilization(segment: &Segment) -> f64 {
     (used as f64 / wall as f64 / active_procs(segment) as f64).clamp(0.05, 1.0)
 }
 
+/// Changes the soft limit of a running heap; 0 for 95 % of the hard one.
+///
+/// ```
+/// let segment = coheap::Segment::create(&Default::default()).unwrap();
+/// coheap::gc::gc_controller::set_soft_limit(&segment, 32 << 20);
+/// assert_eq!(segment.status().soft_limit_bytes, 32 << 20);
+/// ```
+pub fn set_soft_limit(segment: &Segment, bytes: u64) {
+    let bytes = if bytes == 0 {
+        segment.geo.limit_bytes / 100 * 95
+    } else {
+        bytes
+    };
+    segment.hdr.gc.soft_limit.store(bytes, Relaxed);
+    set_trigger(segment);
+}
+
 /// Changes GOGC of a running heap.
 ///
 /// ```
@@ -390,10 +407,14 @@ impl Proc {
 
     /// Writes an event into this P's flight recorder; returns its time.
     pub(crate) fn trace(&self, event: u8, a: u32, b: u32) -> u64 {
+        self.trace_at(event, a, b, now_ns())
+    }
+
+    /// As [`Proc::trace`], by somebody who knows the time.
+    pub(crate) fn trace_at(&self, event: u8, a: u32, b: u32, now: u64) -> u64 {
         let ring = &self.area.ring;
         let n = ring.next.load(Relaxed);
         let slot = &ring.events[n as usize % ring.events.len()];
-        let now = now_ns();
         slot.at_ns.store(now, Relaxed);
         slot.what
             .store(u32::from(event) << 24 | (a & 0xff_ffff), Relaxed);

@@ -10,6 +10,7 @@
 //! compare-exchange; its holder's death hands it to the next. **Rejected:** deciding anything by time.
 #![expect(unsafe_code, reason = "locks a robust pthread mutex in the segment")]
 
+mod log;
 mod marking;
 mod spans;
 mod tasks;
@@ -21,6 +22,8 @@ use shm_layout::{
     proc::ProcRecord,
     word::{Owner, ProcWord},
 };
+
+pub use log::Death;
 
 use crate::{error::Result, failpoint, life, robust, segment::Segment, time::now_ns};
 
@@ -95,6 +98,8 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     }
     failpoint!("recover.dead");
     let started = now_ns();
+    let number = log::open(segment, p, word);
+    failpoint!("recover.logged");
     let dead = Owner::new(p as u16, word.inc());
     let had_area = record.armed.load(Acquire) == 1;
     let task = record.now.0.task.load(Acquire);
@@ -120,10 +125,10 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     if record.dedicated.load(Acquire) != 0 {
         crate::probe!(segment, DedicatedReturned);
     }
+    log::close(segment, number, requeued, adopted);
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];
     idle.fetch_and(!(1 << (p % 64)), SeqCst);
-    segment.hdr.stats.deaths.fetch_add(1, Relaxed);
     let task = (task != 0).then(|| task as usize - 1);
     Some(DeathReport {
         p,

@@ -8,7 +8,7 @@ use crate::{
     failpoint,
     sched::{
         commit,
-        find_runnable::{ATTEMPTS_MAX, give_up, tell_failure},
+        find_runnable::{Lost, count_lost, give_up, tell_failure},
         join,
         run_queue::{drain_dead, put_global},
     },
@@ -65,11 +65,17 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
 /// Died in a step: from the last published context, or given up when that has happened too often.
 fn run_again(segment: &Segment, task: usize, word: TaskWord, dead: Owner) -> bool {
     let record = &segment.tasks[task];
-    record
-        .last_death
-        .store(u64::from(dead.p) << 32 | u64::from(dead.inc), Relaxed);
-    let attempts = word.attempts() + 1;
-    if attempts > ATTEMPTS_MAX {
+    let this = u64::from(dead.p) << 32 | u64::from(dead.inc);
+    // A second recoverer, after the first died below, finds the death counted.
+    let tries = if record.last_death.swap(this, Relaxed) == this {
+        record.tries.load(Relaxed)
+    } else {
+        count_lost(segment, task, word, Lost::Death)
+    };
+    let deaths = (tries >> 32) as u32;
+    let attempts = word.attempts().saturating_add(1).min(15);
+    let limit = segment.hdr.sched.redeliver_max.load(Relaxed);
+    if limit != 0 && deaths > limit {
         crate::probe!(segment, TaskGaveUp);
         record.error_code.store(8, Release);
         give_up(segment, task, word, attempts);

@@ -31,8 +31,8 @@ use crate::{
     time::now_ns,
 };
 
-/// Runs of a step that may be lost to deaths, or end for lack of memory, before the task is given up.
-pub(crate) const ATTEMPTS_MAX: u8 = 3;
+/// Runs of a step that may end for lack of memory before the task is given up. Deaths have a limit of their own, in the segment.
+const HUNGER_MAX: u32 = 3;
 /// Looks for work before a P sleeps.
 const SPINS: u32 = 20;
 /// A sleep's longest: whatever was missed is found then.
@@ -136,6 +136,7 @@ impl Proc {
             drop(Inside::enter(self));
         }
         if self.collector_work(false) {
+            self.step_ended_ns.set(0);
             return true;
         }
         if self.tick.get().is_multiple_of(256) {
@@ -208,6 +209,7 @@ impl Proc {
     }
 
     fn background_sweep(&self) -> bool {
+        self.step_ended_ns.set(0);
         self.rec.activity.store(activity::SWEEP, Relaxed);
         let _inside = Inside::enter(self);
         self.sweep_some()
@@ -216,6 +218,7 @@ impl Proc {
     /// Sleeps until there is something to do. Spins a little first: work often comes at once.
     fn idle(&self) {
         self.rec.activity.store(activity::IDLE, Relaxed);
+        self.step_ended_ns.set(0);
         self.flush_accounts();
         for _ in 0..SPINS {
             if self.work_in_sight() {
@@ -307,8 +310,12 @@ impl Proc {
     /// Makes sleeping tasks runnable whose time has come.
     fn wake_timers(&self) {
         let next = &self.seg.hdr.sched.next_timer_ns.0;
+        let earliest = next.load(Relaxed);
+        if earliest == u64::MAX {
+            return;
+        }
         let now = now_ns();
-        if next.load(Relaxed) > now {
+        if earliest > now {
             return;
         }
         // Set first, looked at afterwards: a task that goes to sleep meanwhile lowers it again.
@@ -334,13 +341,17 @@ impl Proc {
             self.put_back(task);
             return;
         };
+        // A step that follows another begins when that one ended.
+        let started = match self.step_ended_ns.take() {
+            0 => now_ns(),
+            ended => ended,
+        };
         self.rec.activity.store(activity::TASK, Relaxed);
         self.rec.preempt.store(0, Relaxed);
-        self.rec
-            .stats
-            .0
-            .edge_at_ns
-            .store(self.trace(ev::GO_START, task as u32, kind as u32), Relaxed);
+        self.rec.stats.0.edge_at_ns.store(
+            self.trace_at(ev::GO_START, task as u32, kind as u32, started),
+            Relaxed,
+        );
         let again = {
             let _inside = Inside::enter(self);
             failpoint!("task.running");
@@ -386,9 +397,9 @@ impl Proc {
     fn fail_task(&self, task: usize, error: &Error, kinds: &Resolved<'_>) {
         let record = &self.seg.tasks[task];
         let word = TaskWord(record.word.load(Relaxed));
-        let attempts = word.attempts() + 1;
+        let attempts = word.attempts().saturating_add(1).min(15);
         let hungry = matches!(error, Error::HeapFull { .. } | Error::NoMemory { .. });
-        if hungry && attempts <= ATTEMPTS_MAX {
+        if hungry && count_lost(&self.seg, task, word, Lost::Hunger) as u32 <= HUNGER_MAX {
             self.seg
                 .hdr
                 .gc
@@ -423,6 +434,36 @@ impl Proc {
     }
 }
 
+/// Why a run of a step took no effect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its process died.
+    Death,
+    /// Memory was short.
+    Hunger,
+}
+
+/// Lost runs of a task's present step: deaths in the upper half, hunger in the lower. The word's count says whether the record's
+/// belongs to this step, because a commit clears the former only.
+pub(crate) fn lost(segment: &crate::Segment, task: usize, word: TaskWord) -> u64 {
+    if word.attempts() == 0 {
+        0
+    } else {
+        segment.tasks[task].tries.load(Relaxed)
+    }
+}
+
+/// Counts one more. By the task's owner, or by the recoverer of a dead one.
+pub(crate) fn count_lost(segment: &crate::Segment, task: usize, word: TaskWord, why: Lost) -> u64 {
+    let before = lost(segment, task, word);
+    let now = match why {
+        Lost::Death => before.saturating_add(1 << 32),
+        Lost::Hunger => before + 1,
+    };
+    segment.tasks[task].tries.store(now, Relaxed);
+    now
+}
+
 /// `FAILED` keeps context and error for the report; who waits for the result is told. A death in between leaves the task in the
 /// dead P's `in progress: task`, and recovery tells again.
 pub(crate) fn give_up(segment: &crate::Segment, task: usize, word: TaskWord, attempts: u8) {
@@ -436,7 +477,6 @@ pub(crate) fn give_up(segment: &crate::Segment, task: usize, word: TaskWord, att
         .is_ok()
     {
         segment.hdr.stats.gave_up.fetch_add(1, Relaxed);
-        segment.hdr.sched.tasks_alive.0.fetch_sub(1, Relaxed);
         failpoint!("task.failed");
         tell_failure(segment, task);
     }

@@ -62,8 +62,12 @@ pub(crate) struct Proc {
     pub task_cache: RefCell<Vec<u32>>,
     /// Cursor of (array type, size class), found by this process so far.
     pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
+    /// Types that this P has entered into the segment, by cell and key.
+    pub types_known: RefCell<std::collections::HashSet<(usize, u64)>>,
     /// Kind of task by type number, plus one, as far as this P has asked.
     pub kinds_known: RefCell<Vec<u16>>,
+    /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
+    pub step_ended_ns: Cell<u64>,
     pub tick: Cell<u32>,
     pub rng: RefCell<fastrand::Rng>,
 }
@@ -147,7 +151,9 @@ impl Proc {
             handles_high: Cell::new(0),
             task_cache: RefCell::new(Vec::new()),
             array_cursors: RefCell::new(Vec::new()),
+            types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
+            step_ended_ns: Cell::new(0),
             tick: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),
@@ -235,19 +241,6 @@ fn clear_record(rec: &ProcRecord) {
     rec.runnext.store(0, Relaxed);
     let head = rec.runq_head.0.load(Relaxed);
     rec.runq_tail.0.store(head, Relaxed);
-    let s = &rec.stats.0;
-    for counter in [
-        &s.alloc_bytes,
-        &s.alloc_objects,
-        &s.steps,
-        &s.steals,
-        &s.steal_misses,
-        &s.fractional_ns,
-        &s.marked,
-        &s.swept_pages,
-        &s.sleeps,
-        &s.woken,
-    ] {
-        counter.store(0, Relaxed);
-    }
+    // The other counters of a P go on across leases: their sums over all records are what was ever done, whoever died.
+    rec.stats.0.fractional_ns.store(0, Relaxed);
 }

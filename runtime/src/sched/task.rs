@@ -7,7 +7,6 @@
 use std::{
     cell::RefCell,
     ops::{Deref, DerefMut},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
     time::Duration,
 };
@@ -26,6 +25,7 @@ use crate::{
     failpoint, planted,
     sched::{
         commit::{Effect, Plan},
+        find_runnable,
         join::Join,
         proc::Proc,
         run_queue::put_global,
@@ -142,9 +142,19 @@ impl<T: Task> Step<'_, T> {
 
     /// Runs that this step has already lost to deaths or to a lack of memory.
     pub fn attempts(&self) -> u32 {
-        TaskWord(self.cx.proc().seg.tasks[self.task].word.load(Relaxed))
-            .attempts()
-            .into()
+        let lost = self.lost();
+        (lost >> 32) as u32 + lost as u32
+    }
+
+    /// Runs that this step has already lost to a lack of memory.
+    pub fn starved(&self) -> u32 {
+        self.lost() as u32
+    }
+
+    fn lost(&self) -> u64 {
+        let segment = &self.cx.proc().seg;
+        let word = TaskWord(segment.tasks[self.task].word.load(Relaxed));
+        find_runnable::lost(segment, self.task, word)
     }
 
     /// Makes a new task from this context, if the step takes effect.
@@ -198,13 +208,17 @@ impl<T: Task> Step<'_, T> {
         self.effects.borrow_mut().push(Pending { effect, kept });
         Ok(())
     }
-}
 
-impl<'a, T> Gc<'a, T> {
-    #[expect(unsafe_code, reason = "forgets the type of a reference")]
-    fn untyped(self) -> Gc<'a, ()> {
-        // SAFETY: the same object; `()` promises nothing about its contents.
-        unsafe { Gc::from_raw(self.as_bytes_ptr().cast_mut()) }
+    /// Adds an effect on `object`, which is kept alive until the step ends.
+    pub(crate) fn add_effect(&self, object: Handle<()>, effect: Effect) {
+        let kept = Some(object);
+        self.effects.borrow_mut().push(Pending { effect, kept });
+    }
+
+    /// The task, and the number of this run of it.
+    pub(crate) fn run(&self) -> (usize, u32) {
+        let word = TaskWord(self.cx.proc().seg.tasks[self.task].word.load(Relaxed));
+        (self.task, word.r#gen())
     }
 }
 
@@ -278,24 +292,22 @@ fn run_step<T: Task>(proc: &Proc, task: usize) -> Result<Plan> {
         effects: RefCell::new(Vec::new()),
         kind: std::marker::PhantomData,
     };
-    let next = catch_unwind(AssertUnwindSafe(|| {
-        T::step(&mut step).map(|next| raw_next(proc, next))
-    }));
-    let effects = step.effects.into_inner();
-    match next {
-        Ok(Ok(mut plan)) => {
-            plan.effects = effects.iter().map(|p| p.effect).collect();
-            plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
-            Ok(plan)
-        }
-        // Nothing happened: reserved children go back.
-        Ok(Err(e)) => {
-            proc.unreserve(effects.iter().map(|p| &p.effect));
-            Err(e)
-        }
-        Err(panic) => {
-            proc.unreserve(effects.iter().map(|p| &p.effect));
-            resume_unwind(panic)
+    let next = T::step(&mut step).map(|next| raw_next(proc, next));
+    // On any other way out, a panic included, dropping the step takes its reservations back.
+    let mut plan = next?;
+    let effects = std::mem::take(&mut *step.effects.borrow_mut());
+    plan.effects = effects.iter().map(|p| p.effect).collect();
+    plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
+    Ok(plan)
+}
+
+impl<T: Task> Drop for Step<'_, T> {
+    /// Nothing happened: reserved children go back. After a step that took effect there are none.
+    fn drop(&mut self) {
+        for pending in self.effects.borrow().iter() {
+            if let Effect::Spawn { task, word } = pending.effect {
+                self.cx.proc().unreserve_task(task, word);
+            }
         }
     }
 }
@@ -332,7 +344,7 @@ fn describe<T: Task>(proc: &Proc, task: usize) -> String {
 }
 
 impl Proc {
-    /// Number of a kind in this segment.
+    /// Number of a kind in this segment; looked up once by this P.
     pub(crate) fn kind_index<T: Task>(&self) -> Result<usize> {
         // A type is one kind of task: its number in this process finds what was registered before.
         let number = T::cell().number();
@@ -341,6 +353,7 @@ impl Proc {
         {
             return Ok(known as usize - 1);
         }
+        self.declare::<T>()?;
         let key = crate::names::hash(T::KIND.as_bytes());
         let entry = api::Entry {
             name: T::KIND,
@@ -443,7 +456,7 @@ impl Proc {
 
     /// Index of a block of 64 records of which some are free.
     fn next_block(&self) -> Result<usize> {
-        if let Some(task) = self.seg.task_free.first(0) {
+        if let Some(task) = self.seg.task_free.first_below(0, self.seg.tasks_used()) {
             return Ok(task / 64);
         }
         extend_tasks(&self.seg)
@@ -553,7 +566,7 @@ impl P {
 /// The effect of a spawn: `RESERVED` to `RUNNABLE`. Idempotent; true when it was this call that did it.
 pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) -> bool {
     let record = &segment.tasks[task];
-    let done = record
+    record
         .word
         .compare_exchange(
             reserved.0,
@@ -561,9 +574,5 @@ pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) 
             AcqRel,
             Relaxed,
         )
-        .is_ok();
-    if done {
-        segment.hdr.sched.tasks_alive.0.fetch_add(1, Relaxed);
-    }
-    done
+        .is_ok()
 }

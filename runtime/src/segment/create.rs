@@ -37,6 +37,8 @@ pub struct SegmentConfig {
     pub soft_limit_bytes: u64,
     /// P's that may run tasks.
     pub procs: u16,
+    /// Deaths of one step after which its task is given up; 0 never.
+    pub redeliver_max: u32,
     /// Name of the heap, for people; at most 63 bytes.
     pub name: String,
 }
@@ -49,6 +51,7 @@ impl Default for SegmentConfig {
             gc_percent: 100,
             soft_limit_bytes: 0,
             procs: 256,
+            redeliver_max: 3,
             name: "heap".into(),
         }
     }
@@ -221,5 +224,6 @@ fn fill_header(segment: &Segment, config: &SegmentConfig) {
         .0
         .store(config.procs.max(1).into(), Relaxed);
     h.sched.next_timer_ns.0.store(u64::MAX, Relaxed);
+    h.sched.redeliver_max.store(config.redeliver_max, Relaxed);
     debug_assert_eq!(id.magic.load(Acquire), 0);
 }

@@ -295,9 +295,9 @@ pub fn cancel<'cx>(
 ///
 /// # Errors
 /// That of the step.
-pub fn or_cancel<T>(run: Gc<'_, Run>, attempts: u32, result: Result<T>) -> Result<T> {
+pub fn or_cancel<T>(run: Gc<'_, Run>, starved: u32, result: Result<T>) -> Result<T> {
     if let Err(Error::HeapFull { .. } | Error::NoMemory { .. }) = result
-        && attempts >= ATTEMPTS_MAX
+        && starved >= HUNGER_MAX
     {
         run.cancelled.store(1, Release);
     }
@@ -305,7 +305,7 @@ pub fn or_cancel<T>(run: Gc<'_, Run>, attempts: u32, result: Result<T>) -> Resul
 }
 
 /// Runs of a step that may end for lack of memory before its task is given up: the scheduler's limit.
-const ATTEMPTS_MAX: u32 = 3;
+const HUNGER_MAX: u32 = 3;
 
 /// What a step asks the heap for when its present span is full: named when there was no room for the error's own text.
 const SPAN_BYTES: u64 = 16 << 10;
@@ -333,7 +333,7 @@ pub fn error(p: &mut P, what: String) -> Error {
     if task.error_code == 8 {
         return Error::GaveUp {
             name: task.kind.clone(),
-            attempts: task.attempts.into(),
+            attempts: task.attempts,
             reason: if what.is_empty() {
                 "its process died each time".into()
             } else {

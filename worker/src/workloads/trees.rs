@@ -134,7 +134,7 @@ impl Task for Build {
         if run.is_cancelled() {
             return Ok(Next::Done(None));
         }
-        run::or_cancel(run, cx.attempts(), build_on(cx))
+        run::or_cancel(run, cx.starved(), build_on(cx))
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {
@@ -250,7 +250,7 @@ impl Task for Churn {
         } else {
             churn_one(cx)
         };
-        run::or_cancel(run, cx.attempts(), next)
+        run::or_cancel(run, cx.starved(), next)
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {

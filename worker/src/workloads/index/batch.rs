@@ -80,7 +80,7 @@ impl Task for Batch {
         });
         let cx = &*cx;
         let run = present(cx.context().run.load(cx))?;
-        run::or_cancel(run, cx.attempts(), after(cx, &reading, &shards))
+        run::or_cancel(run, cx.starved(), after(cx, &reading, &shards))
     }
 
     fn describe(&self, cx: &Cx<'_>) -> String {

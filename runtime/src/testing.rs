@@ -339,11 +339,6 @@ pub fn bytes(segment: &Segment) -> (*mut u8, usize) {
     (first.cast_mut().cast(), segment.geo.total_bytes)
 }
 
-/// Length of the mapping of a heap of `max_bytes`.
-pub fn heap_at(segment: &Segment) -> usize {
-    segment.geo.heap_at
-}
-
 /// What tells one state of the segment from another, of the first P's, tasks, and pages: everything but clocks, counters, and rings.
 pub fn telling_ranges(segment: &Segment) -> Vec<Range<usize>> {
     let g = &segment.geo;
@@ -593,7 +588,7 @@ pub fn tasks_by_state(segment: &Segment) -> [usize; 8] {
     counts
 }
 
-/// What must not be while nobody works: the phase is "off", every P is outside, and those in `lessees` are the only leases.
+/// What must not be while nobody works: the phase is "off" and every P is outside.
 pub fn audit(segment: &Segment) -> Vec<String> {
     let mut out = Vec::new();
     audit_procs(segment, &mut out);

@@ -593,7 +593,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
     let ends: &[u64] = if to_the_end { &[u64::MAX] } else { &[] };
     for &n in std::iter::once(&0).chain(instructions).chain(ends) {
         alive();
-        let result = Scene::set(op).and_then(|mut scene| {
+        let result = Scene::set(op).map(|mut scene| {
             let mut done = 0;
             while done < n && scene.victim.step() == Stop::Stepped {
                 done += 1;
@@ -613,7 +613,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
                 std::mem::forget(scene.p0);
             }
             out.kills += 1;
-            Ok((result, place))
+            (result, place)
         });
         match result {
             Ok((result, place)) => results.push((n, place, result)),

@@ -113,7 +113,7 @@ pub fn run_tasks(p: &mut P, patience: Duration) -> Result<(), String> {
 
 /// The survivor's own work: it waits for nobody.
 pub fn allocate(p: &mut P) -> Result<(), String> {
-    p.enter(|cx| ops::own_work(cx))
+    p.enter(ops::own_work)
         .map_err(|e| format!("allocating: {e}"))
 }
 

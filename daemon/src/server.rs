@@ -119,7 +119,7 @@ impl Daemon {
         let launch = launch(args, &config, &dir)?;
         let instance = Instance::acquire(dir)?;
         let found = State::load(instance.dir());
-        let stale = found.as_ref().map(|state| state.backing.clone());
+        let stale = found.clone();
         let left = found.filter(|state| !state.living().is_empty());
         let listener = instance.listen()?;
         let (segment, callers) = match &left {
@@ -134,7 +134,7 @@ impl Daemon {
             Some(segment) => segment,
             None => {
                 left.iter().for_each(|state| end_lost(&state.living()));
-                stale.iter().for_each(|backing| heap::remove_stale(backing));
+                stale.iter().for_each(heap::remove_stale);
                 heap::create(&config)?
             }
         };

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_index_has_its_counts_at_the_top_and_its_hash_in_hex() {
-        let json = with("index", Report::json);
+        let json = with("index", |r| r.json());
         assert_eq!(
             (&json["files"], &json["unreadable"]),
             (&3.into(), &1.into())
@@ -198,14 +198,14 @@ mod tests {
 
     #[test]
     fn trees_have_checks_instead() {
-        let json = with("trees", Report::json);
+        let json = with("trees", |r| r.json());
         assert_eq!(json["checks"], "a\n");
         assert!(json.get("files").is_none());
     }
 
     #[test]
     fn people_read_what_matters() {
-        let text = with("index", Report::text);
+        let text = with("index", |r| r.text());
         assert!(text.starts_with("not read: x: gone\ndone: index: 3 files, 0 words, 0 distinct, 1 unreadable, 4 workers"), "{text}");
         assert!(!text.contains("survived"), "{text}");
     }

@@ -16,6 +16,13 @@ fn main() -> ExitCode {
             return complain(refused.code, &refused.error, &refused.what, &refused.advice);
         }
     };
+    #[cfg(feature = "failpoints")]
+    if let Err(what) = coheap::failpoint::arm_from_environment() {
+        coheap_daemon::logging::complain(&format!(
+            "coheap: error[E002]: {what}; try: COHEAP_FAILPOINTS='recover.dead=9*off->kill'"
+        ));
+        return ExitCode::from(2);
+    }
     match coheap_daemon::main(&args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

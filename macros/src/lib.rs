@@ -65,6 +65,9 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
                     static CELL: ::coheap::TypeCell = ::coheap::TypeCell::new();
                     &CELL
                 }
+                fn targets(types: &mut ::coheap::Types<'_>) {
+                    #( <#types as ::coheap::Field>::targets(types); )*
+                }
             }
             // SAFETY: as above; a shareable struct may be a field of another.
             #[allow(unsafe_code)]
@@ -72,6 +75,9 @@ fn expand(input: &DeriveInput) -> syn::Result<proc_macro2::TokenStream> {
                 const TYPE_NAME: &'static str = #name;
                 const REFS: ::coheap::RefMap = REFS;
                 const KEY: u64 = <#ident as ::coheap::Shared>::KEY;
+                fn targets(types: &mut ::coheap::Types<'_>) {
+                    <#ident as ::coheap::Shared>::targets(types);
+                }
             }
             #[allow(dead_code)]
             fn all_fields_are_shareable() {

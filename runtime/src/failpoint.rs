@@ -24,6 +24,83 @@ macro_rules! probe {
     };
 }
 
+/// Is this fault built in and chosen? Always false in ordinary builds.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! planted {
+    ($plant:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            $crate::failpoint::is_planted($crate::failpoint::Plant::$plant)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
+}
+
+/// Faults that a test must see. Each breaks one "first this, then that".
+#[cfg(feature = "planted")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Plant {
+    /// A grey object is marked and pushed without being on record.
+    PushNotRecorded = 1,
+    /// The intent to claim pages is cleared before the pages bear a name.
+    IntentClearedEarly,
+    /// A chunk is called ready before its pages are free by their bits.
+    ReadyBeforeBits,
+    /// A step's effects are applied before its commit.
+    EffectBeforeCommit,
+    /// A task record is reserved in nobody's name.
+    ReservedByNobody,
+    /// A work buffer leaves the P's record before it is published.
+    BufferNotRecorded,
+    /// A root job is called done before its roots are marked.
+    JobDoneEarly,
+    /// A lease is called live before its life word speaks for it.
+    LiveBeforeArmed,
+}
+
+/// Every plant, by the name that a command takes.
+#[cfg(feature = "planted")]
+pub const PLANTS: &[(&str, Plant)] = &[
+    ("push-not-recorded", Plant::PushNotRecorded),
+    ("intent-cleared-early", Plant::IntentClearedEarly),
+    ("ready-before-bits", Plant::ReadyBeforeBits),
+    ("effect-before-commit", Plant::EffectBeforeCommit),
+    ("reserved-by-nobody", Plant::ReservedByNobody),
+    ("buffer-not-recorded", Plant::BufferNotRecorded),
+    ("job-done-early", Plant::JobDoneEarly),
+    ("live-before-armed", Plant::LiveBeforeArmed),
+];
+
+#[cfg(feature = "planted")]
+static CHOSEN: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Is it the chosen one?
+#[cfg(feature = "planted")]
+pub fn is_planted(plant: Plant) -> bool {
+    CHOSEN.load(std::sync::atomic::Ordering::Relaxed) == plant as u8
+}
+
+/// Chooses a fault for this process, by its name. False when there is none of that name.
+#[cfg(feature = "planted")]
+pub fn plant(name: &str) -> bool {
+    let found = PLANTS.iter().find(|(n, _)| *n == name);
+    if let Some((_, plant)) = found {
+        CHOSEN.store(*plant as u8, std::sync::atomic::Ordering::Relaxed);
+    }
+    found.is_some()
+}
+
+/// Chooses none.
+#[cfg(feature = "planted")]
+pub fn plant_nothing() {
+    CHOSEN.store(0, std::sync::atomic::Ordering::Relaxed);
+}
+
 /// Branches of recovery. The number is the index of the counter in the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -46,6 +123,7 @@ pub enum Probe {
     WorkbufOwnedFull,
     WorkbufOwnedEmpty,
     WorkbufPublished,
+    WorkbufHidden,
     SlotEmptyClosed,
     SlotFullSeized,
     WorkerRunning,
@@ -81,6 +159,7 @@ pub const PROBES: &[Probe] = {
         WorkbufOwnedFull,
         WorkbufOwnedEmpty,
         WorkbufPublished,
+        WorkbufHidden,
         SlotEmptyClosed,
         SlotFullSeized,
         WorkerRunning,

@@ -23,7 +23,8 @@
 //! assert_eq!(p.enter(|cx| cx.root::<Node>("tree").unwrap().get(cx).unwrap().left.load(cx).unwrap().value), 2);
 //! # Ok::<(), Error>(())
 //! ```
-//! Where to look: [`Segment`] (memory), [`P`] and [`Cx`] (scopes), [`Gc`] and [`Slot`] (references), [`Task`] (work),
+//! Where to look: [`Segment`] (memory), [`P`] and [`Cx`] (scopes), [`Gc`] and [`Slot`] (references), [`GcVec`], [`GcMap`],
+//! [`Queue`] (collections), [`Task`] (work),
 //! [`gc`] (the collector), [`recover`] (deaths).
 
 extern crate self as coheap;
@@ -45,12 +46,15 @@ pub mod sched;
 pub mod segment;
 mod status;
 pub mod sysmon;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing;
 mod time;
 mod trace;
 
 pub use api::{
-    Array, Cx, Element, Field, FieldDesc, Gc, GcStr, Handle, P, RefMap, Root, Shared, Slot,
-    TypeCell,
+    Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
+    Shared, Slot, Target, TypeCell, Types, mix_keys,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};

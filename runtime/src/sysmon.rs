@@ -41,7 +41,7 @@ pub fn tick(segment: &Segment) {
     let phase = segment.phase();
     let due = segment.hdr.sched.next_timer_ns.0.load(Acquire) <= now;
     // In a cycle the last P to acknowledge a handshake wakes nobody.
-    if due || segment.task_run.any() || phase.kind() != PhaseWord::OFF {
+    if due || segment.task_run.any_below(segment.tasks_used()) || phase.kind() != PhaseWord::OFF {
         wake::wake_one(segment);
     }
     let last = segment.hdr.gc.at_ns[4].load(Relaxed);

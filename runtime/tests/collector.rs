@@ -433,3 +433,89 @@ fn roots_of_one_name_and_two_types_are_refused() {
         assert!(cx.alloc(Other { slot: Slot::nil() }).is_err());
     });
 }
+
+#[test]
+fn a_type_that_is_only_read_is_checked_too() {
+    mod theirs {
+        use super::*;
+        #[derive(Shared)]
+        #[shared(name = "Inner")]
+        pub struct Inner {
+            pub a: u32,
+            pub b: u64,
+        }
+        #[derive(Shared)]
+        #[shared(name = "Outer")]
+        pub struct Outer {
+            pub inner: Slot<Inner>,
+        }
+    }
+    #[derive(Shared)]
+    struct Inner {
+        next: Slot<Inner>,
+    }
+    #[derive(Shared)]
+    struct Outer {
+        inner: Slot<Inner>,
+    }
+    let segment = segment(16 << 20, 100);
+    let mut p = P::lease(segment.clone()).unwrap();
+    p.enter(|cx| {
+        let cx = &*cx;
+        let outer = cx.alloc(theirs::Outer { inner: Slot::nil() }).unwrap();
+        outer
+            .inner
+            .store(cx, Some(cx.alloc(theirs::Inner { a: 1, b: 2 }).unwrap()));
+        cx.root("outer").unwrap().set(cx, Some(outer));
+        assert_eq!(outer.inner.load(cx).map(|i| u64::from(i.a) + i.b), Some(3));
+    });
+    // Another program, whose Outer looks the same, and whose Inner would read a number as a reference.
+    let mut q = P::lease(segment).unwrap();
+    let e = q
+        .enter(|cx| cx.root::<Outer>("outer").map(|_| ()))
+        .unwrap_err();
+    assert_eq!(e.exit_code(), 7);
+    assert!(e.to_string().contains("type Inner"), "{e}");
+    q.enter(|cx| {
+        assert!(
+            cx.alloc(Inner { next: Slot::nil() })
+                .map(|i| i.next.is_nil())
+                .is_err()
+        )
+    });
+}
+
+#[test]
+fn a_step_that_panics_or_fails_gives_its_spawns_back() {
+    #[derive(Shared)]
+    struct Bad {
+        panics: u64,
+    }
+    impl Task for Bad {
+        const KIND: &'static str = "bad";
+        type Output = Bad;
+        fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
+            let cx = &*cx;
+            for _ in 0..100 {
+                cx.spawn(cx.alloc(Churn { left: 0 })?)?;
+            }
+            if cx.context().panics == 1 {
+                std::panic::resume_unwind(Box::new("no luck"));
+            }
+            Err(Error::Task {
+                what: "no luck".into(),
+            })
+        }
+    }
+    let mut p = P::lease(segment(16 << 20, 100)).unwrap();
+    for panics in [0, 1] {
+        let bad = p.submit(|cx| cx.alloc(Bad { panics })).unwrap();
+        p.run_until_idle(&Kinds::new().with::<Bad>().with::<Churn>())
+            .unwrap();
+        assert!(p.enter(|cx| bad.has_failed(cx)));
+    }
+    let left = p.segment().list_tasks(1000);
+    assert!(left.iter().all(|t| t.state == "failed"), "{left:?}");
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().all(|t| t.error.contains("no luck")), "{left:?}");
+}

@@ -2,7 +2,7 @@
 //!
 //! A [`Finder`] is a two-level bitmap: a word of the upper level says which 64 words below may hold a set bit. Setting goes
 //! bottom up, clearing top down with a second look: between the two looks of a clearing a set bit can be hidden from
-//! [`Finder::first`] and [`Finder::any`] for a moment. They are for finding work; whoever *concludes* something from "none" asks
+//! [`Finder::first`] and [`Finder::any_below`] for a moment. They are for finding work; whoever *concludes* something from "none" asks
 //! [`Finder::none_below`], which reads the lower level.
 //! **If its user dies** between the two levels, the upper bit may be missing: recovery calls [`Finder::mend_below`]; or it may be
 //! set over an empty word, which the next clearing settles.
@@ -86,23 +86,33 @@ impl Finder<'_> {
         }
     }
 
-    /// Is any record marked? A hint: it may change at once, and miss one that is being hidden (see the module).
-    pub fn any(&self) -> bool {
-        self.first(0).is_some()
+    /// Is any record below `records` marked? A hint: it may change at once, and miss one that is being hidden (see the module).
+    #[inline]
+    pub fn any_below(&self, records: usize) -> bool {
+        self.upper[..Self::upper_words(records)]
+            .iter()
+            .any(|w| w.load(SeqCst) != 0)
+            && self.first_below(0, records).is_some()
     }
 
     /// The first marked record at or after `from`, wrapping around once.
     pub fn first(&self, from: usize) -> Option<usize> {
-        if self.bits.is_empty() {
+        self.first_below(from, self.bits.len() * 64)
+    }
+
+    /// As [`Finder::first`], where none above `records` is ever marked: the upper level is read that far only.
+    pub fn first_below(&self, from: usize, records: usize) -> Option<usize> {
+        let words = records.div_ceil(64).min(self.bits.len());
+        if words == 0 {
             return None;
         }
-        let from_word = (from / 64) % self.bits.len();
+        let from_word = (from / 64) % words;
         let mask = !0u64 << (from % 64);
         let here = self.bits[from_word].load(Acquire) & mask;
         if here != 0 {
             return Some(from_word * 64 + here.trailing_zeros() as usize);
         }
-        let n = self.upper.len();
+        let n = words.div_ceil(64);
         let start = (from_word + 1) / 64;
         for k in 0..=n {
             let u = (start + k) % n;
@@ -153,6 +163,10 @@ mod tests {
             assert!(!f.clear(i));
             assert_eq!(f.first(0), None);
         }
+        f.set(70);
+        assert_eq!(f.first_below(0, 71), Some(70));
+        assert_eq!(f.first_below(70, 128), Some(70));
+        assert!(f.any_below(71) && !f.any_below(0));
     }
 
     #[test]

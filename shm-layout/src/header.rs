@@ -132,8 +132,6 @@ pub struct Sched {
     pub next_timer_ns: Line<AtomicU64>,
     /// Where the next look for a globally queued task starts.
     pub global_next: Line<AtomicU32>,
-    /// Tasks started and not finished. Derived.
-    pub tasks_alive: Line<AtomicU64>,
     /// Deaths of one step after which its task is given up; 0 never.
     pub redeliver_max: AtomicU32,
     /// Reserved.

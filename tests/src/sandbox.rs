@@ -37,6 +37,9 @@ fn build() {
     if release {
         command.arg("--release");
     }
+    if cfg!(feature = "failpoints") {
+        command.args(["--features", "coheap-worker/failpoints,coheapd/failpoints"]);
+    }
     assert!(
         command.status().expect("cargo").success(),
         "the programs under test do not build"

@@ -61,6 +61,13 @@ impl Failure {
 
 fn main() -> ExitCode {
     start_log();
+    #[cfg(feature = "failpoints")]
+    if let Err(what) = coheap::failpoint::arm_from_environment() {
+        log::error!(
+            "coheap: error[E002]: {what}; try: COHEAP_FAILPOINTS='commit.committed=9*off->kill'"
+        );
+        return ExitCode::from(2);
+    }
     match work() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

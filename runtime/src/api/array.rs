@@ -11,7 +11,7 @@ use std::{
 
 use shm_layout::{size_class, tables::scan};
 
-use super::{Cx, Field, Gc, RefMap, Target, TypeCell, mix_keys};
+use super::{Cx, Field, Gc, RefMap, Target, TypeCell, Types, mix_keys};
 use crate::{
     Error,
     error::Result,
@@ -29,17 +29,25 @@ pub unsafe trait Element: 'static {
     const REFS: RefMap;
     /// Identifies the element's type among programs.
     const KEY: u64;
+    /// As [`Field::targets`].
+    fn targets(types: &mut Types<'_>);
 }
 
 // SAFETY: `Field` promises the same.
 unsafe impl<F: Field> Element for F {
     const REFS: RefMap = F::REFS;
     const KEY: u64 = F::KEY;
+    fn targets(types: &mut Types<'_>) {
+        F::targets(types);
+    }
 }
 
 // SAFETY: an array is its elements.
 unsafe impl<E: Element> Target for Array<E> {
     const KEY: u64 = mix_keys(names::hash(b"coheap::Array"), E::KEY);
+    fn declare(types: &mut Types<'_>) {
+        E::targets(types);
+    }
 }
 
 /// An array in the heap. Exists only behind a [`Gc`]: made by [`Cx::array`].

@@ -22,7 +22,7 @@ use std::marker::PhantomData;
 
 use shm_layout::{Ref, size_class, tables::scan};
 
-use super::{Entry, Gc, Shared, register, shared};
+use super::{Gc, Shared, shared};
 use crate::{
     error::Result,
     heap::shapes::{self, Shape},
@@ -213,14 +213,8 @@ impl Proc {
                 capacity: self.cursors.len(),
             });
         };
+        self.declare::<T>()?;
         if cursor.shape.get() == 0 {
-            let entry = Entry {
-                name: T::NAME,
-                key: T::KEY,
-                bytes: size_of::<T>(),
-                fields: T::FIELDS,
-            };
-            register(self.seg.types, "types", &entry)?;
             let kind = if T::REFS.is_none() {
                 scan::NONE
             } else {

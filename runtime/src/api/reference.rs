@@ -18,7 +18,7 @@ use std::{
 
 use shm_layout::Ref;
 
-use super::{Cx, Field, RefMap, Target, mix_keys};
+use super::{Cx, Field, RefMap, Target, Types, mix_keys};
 use crate::names;
 
 /// A reference to an object, for as long as the scope's `Cx` stays borrowed.
@@ -92,6 +92,21 @@ impl<'cx, T> Gc<'cx, T> {
         unsafe { self.at.as_ref() }
     }
 
+    /// The same object, as whatever it is.
+    #[inline]
+    pub(crate) fn untyped(self) -> Gc<'cx, ()> {
+        // SAFETY: the same object; `()` promises nothing about its contents.
+        unsafe { self.cast() }
+    }
+
+    /// # Safety
+    /// The object is a `U`.
+    #[inline]
+    pub(crate) unsafe fn cast<U>(self) -> Gc<'cx, U> {
+        // SAFETY: an object of the heap; the caller says of which type.
+        unsafe { Gc::from_raw(self.as_bytes_ptr().cast_mut()) }
+    }
+
     /// Do both name the same object?
     ///
     /// ```
@@ -139,6 +154,9 @@ pub struct Slot<T> {
 unsafe impl<T: Target> Field for Slot<T> {
     const TYPE_NAME: &'static str = "Slot";
     const KEY: u64 = mix_keys(names::hash(b"Slot"), T::KEY);
+    fn targets(types: &mut Types<'_>) {
+        T::declare(types);
+    }
     const REFS: RefMap = RefMap::ONE;
 }
 
@@ -165,8 +183,16 @@ impl<T> Slot<T> {
     }
 
     /// What it refers to.
+    ///
+    /// # Panics
+    /// If the slot does not lie in the heap of `cx`: its reference means nothing there.
     #[inline]
     pub fn load<'cx>(&self, cx: &'cx Cx<'_>) -> Option<Gc<'cx, T>> {
+        let here = (&raw const self.raw).cast();
+        assert!(
+            cx.proc().seg.contains(here),
+            "a Slot is loaded from only inside the heap"
+        );
         // Acquire: pairs with the Release in `store`: the object's contents before the reference to it.
         cx.gc(self.raw.load(Acquire))
     }
@@ -202,6 +228,12 @@ impl<T> Slot<T> {
         self.raw
             .compare_exchange(cx.raw(old), r, AcqRel, Acquire)
             .is_ok()
+    }
+
+    /// Its word, for protocols that need other moves than these. Whoever stores a reference there shades it first.
+    #[inline]
+    pub(crate) fn raw(&self) -> &AtomicU32 {
+        &self.raw
     }
 
     #[inline]

@@ -18,7 +18,7 @@ use std::sync::atomic::{
 
 use shm_layout::tables::{FIELDS_BYTES, MAP_WORDS, TypeRecord};
 
-use crate::{Error, error::Result, names};
+use crate::{Error, error::Result, names, sched::proc::Proc};
 
 /// Where a type holds references: bit i stands for the four bytes at 4 i.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -141,6 +141,8 @@ pub unsafe trait Shared: Sized + 'static {
     const KEY: u64 = names::hash(Self::NAME.as_bytes());
     /// The type's number in this process.
     fn cell() -> &'static TypeCell;
+    /// Declares the types that its slots refer to: who may read one of these may come to read those.
+    fn targets(types: &mut Types<'_>);
 }
 
 /// A type that may be a field of a [`Shared`] struct.
@@ -177,6 +179,8 @@ pub unsafe trait Field: 'static {
     const REFS: RefMap;
     /// Tells apart what the name and the map do not: the types that slots refer to.
     const KEY: u64;
+    /// As [`Shared::targets`]; plain data has none.
+    fn targets(_types: &mut Types<'_>) {}
 }
 
 /// What a [`Slot`](crate::Slot) may refer to: shareable structs, strings, arrays.
@@ -186,11 +190,62 @@ pub unsafe trait Field: 'static {
 pub unsafe trait Target: 'static {
     /// Identifies the type among programs.
     const KEY: u64;
+    /// Declares the type, and what it leads to.
+    fn declare(types: &mut Types<'_>);
 }
 
 // SAFETY: `Shared::KEY` promises it.
 unsafe impl<T: Shared> Target for T {
     const KEY: u64 = <T as Shared>::KEY;
+    fn declare(types: &mut Types<'_>) {
+        types.declare::<T>();
+    }
+}
+
+/// A walk over the types that a type leads to, entering each into the segment's table, or finding it there with the same fields.
+///
+/// So a type that another program defines differently is refused before anything that could refer to one of its objects is read,
+/// not only when this program makes one.
+pub struct Types<'p> {
+    proc: &'p Proc,
+    outcome: Result<()>,
+}
+
+impl Types<'_> {
+    fn declare<T: Shared>(&mut self) {
+        // By the type's cell too: of two types with one key the second must be looked at, and refused.
+        let known = (std::ptr::from_ref(T::cell()) as usize, T::KEY);
+        if self.outcome.is_err() || !self.proc.types_known.borrow_mut().insert(known) {
+            return;
+        }
+        let entry = Entry {
+            name: T::NAME,
+            key: T::KEY,
+            bytes: size_of::<T>(),
+            fields: T::FIELDS,
+        };
+        self.outcome = register(self.proc.seg.types, "types", &entry).map(|_| ());
+        T::targets(self);
+        if self.outcome.is_err() {
+            // Asked again, it is refused again.
+            self.proc.types_known.borrow_mut().remove(&known);
+        }
+    }
+}
+
+impl Proc {
+    /// Enters a type and all that it leads to into the segment, once per P.
+    ///
+    /// # Errors
+    /// [`Error::TypeMismatch`] naming the type and the first field that differs; [`Error::TableFull`].
+    pub(crate) fn declare<T: Shared>(&self) -> Result<()> {
+        let mut types = Types {
+            proc: self,
+            outcome: Ok(()),
+        };
+        types.declare::<T>();
+        types.outcome
+    }
 }
 
 /// The key of a type with a parameter, from its own and the parameter's.
@@ -242,6 +297,9 @@ plain_fields!(
 unsafe impl<F: Field, const N: usize> Field for [F; N] {
     const TYPE_NAME: &'static str = F::TYPE_NAME;
     const KEY: u64 = mix_keys(N as u64, F::KEY);
+    fn targets(types: &mut Types<'_>) {
+        F::targets(types);
+    }
     const REFS: RefMap = {
         let mut map = RefMap::NONE;
         let mut i = 0;

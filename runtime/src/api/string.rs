@@ -1,7 +1,7 @@
 //! Strings: immutable bytes in the heap.
 #![expect(unsafe_code, reason = "copies bytes behind a count")]
 
-use super::{Array, Cx, Gc, RefMap, Target};
+use super::{Array, Cx, Gc, RefMap, Target, Types};
 use crate::{error::Result, names};
 
 /// Immutable bytes, UTF-8 or not. Exists only behind a [`Gc`].
@@ -24,6 +24,7 @@ pub struct GcStr(Array<u8>);
 // SAFETY: bytes, and nothing else has this key.
 unsafe impl Target for GcStr {
     const KEY: u64 = names::hash(b"coheap::GcStr");
+    fn declare(_types: &mut Types<'_>) {}
 }
 
 impl GcStr {

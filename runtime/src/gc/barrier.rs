@@ -6,7 +6,10 @@
 //! needs no fence between them.
 //! **If the P dies while shading**, `in progress: shade` names the object: recovery marks it and pushes it.
 
-use std::sync::atomic::Ordering::{Release, SeqCst};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Release, SeqCst},
+};
 
 use shm_layout::Ref;
 
@@ -17,16 +20,16 @@ impl Proc {
     #[inline]
     pub(crate) fn write_barrier(&self, r: Ref) {
         if self.barrier.get() && r != 0 {
-            self.shade(r);
+            let bits = self.seg.marks_of(self.seen.get().cycle());
+            // Most are black: made in this cycle.
+            if !marks::is_marked(bits, r) {
+                self.shade(bits, r);
+            }
         }
     }
 
     #[cold]
-    fn shade(&self, r: Ref) {
-        let bits = self.seg.marks_of(self.seen.get().cycle());
-        if marks::is_marked(bits, r) {
-            return;
-        }
+    fn shade(&self, bits: &[AtomicU64], r: Ref) {
         // Rule 3: record, then mark, then push, then clear the record.
         self.rec.now.0.shade.store(r, Release);
         failpoint!("barrier.recorded");
@@ -34,7 +37,6 @@ impl Proc {
         self.seg.hdr.gc.dirty.0.store(1, SeqCst);
         if marks::mark(bits, r) {
             failpoint!("barrier.marked");
-            self.count_marked(self.object_bytes(r) as u64);
             self.gcw_put(r);
             failpoint!("barrier.pushed");
         }

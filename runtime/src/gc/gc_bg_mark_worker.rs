@@ -69,7 +69,8 @@ pub(crate) fn used_workers(segment: &Segment) -> &'static [WorkerRecord] {
 
 /// A hint: is there work that is in nobody's hands?
 pub(crate) fn gc_mark_work_available(segment: &Segment, phase: PhaseWord) -> bool {
-    segment.buf_full.any() || markroot::any_open(segment, phase.cycle())
+    segment.buf_full.any_below(segment.workbufs_used())
+        || markroot::any_open(segment, phase.cycle())
 }
 
 /// Is some worker on its way through `gc_mark_done`, or running?
@@ -114,6 +115,12 @@ impl Proc {
         if !used_workers(&self.seg).iter().any(away) {
             self.start_worker(self.index(), slot);
         }
+    }
+
+    /// Starts a worker for a slot that is taken, as a starter does that has read the slot before: its attach is lost.
+    #[cfg(feature = "testing")]
+    pub(crate) fn start_worker_as_if(&self, home: usize, slot: SlotWord) {
+        self.start_worker(home, slot);
     }
 
     fn start_worker(&self, home: usize, slot: SlotWord) {

@@ -407,10 +407,14 @@ impl Proc {
 
     /// Writes an event into this P's flight recorder; returns its time.
     pub(crate) fn trace(&self, event: u8, a: u32, b: u32) -> u64 {
+        self.trace_at(event, a, b, now_ns())
+    }
+
+    /// As [`Proc::trace`], by somebody who knows the time.
+    pub(crate) fn trace_at(&self, event: u8, a: u32, b: u32, now: u64) -> u64 {
         let ring = &self.area.ring;
         let n = ring.next.load(Relaxed);
         let slot = &ring.events[n as usize % ring.events.len()];
-        let now = now_ns();
         slot.at_ns.store(now, Relaxed);
         slot.what
             .store(u32::from(event) << 24 | (a & 0xff_ffff), Relaxed);

@@ -1,36 +1,46 @@
 //! Draining: grey objects are scanned, what they refer to is marked and becomes grey (Go's gcDrain, scanobject, greyobject).
 //!
-//! 1. Root jobs first. 2. Then objects: take the newest grey reference, record it in flight, drop it from the buffer, scan it,
-//! clear the record. A short queue of taken references is prefetched, so that an object's memory is on its way when it is scanned.
-//! 3. For each unmarked child: record, mark, push (rule 3).
+//! 1. Root jobs first. 2. Then objects, through two short queues, so that no memory is waited for: the *scan queue* takes the newest
+//! grey references from the buffers and prefetches the objects; the *mark queue* takes the references found in them and prefetches
+//! their mark words. 3. What leaves the mark queue is marked if it was white, several of one word at once, and pushed.
+//!
+//! **Rule 3 (record, then mark, then push, then clear)** is kept by the queues themselves: they are the in-flight record of the P. A
+//! reference stands in the record from before it leaves its buffer, or its parent the scan queue, until after it has been pushed or
+//! scanned; then its place is used again, and all places are cleared when the drain ends. A place that still shows what is done
+//! costs a second scan after a death, nothing else: recovery marks and pushes whatever stands there.
 //!
 //! Objects have no header: the page's shape says where the references are. Objects larger than 128 KiB are scanned in oblets, which
-//! are grey references into the object's inside.
+//! are grey references into the object's inside. An object counts as marked bytes when it is scanned.
 //! **If the drainer dies**: its in-flight references are pushed again; scanning is idempotent, because marking is.
+//! **Rejected:** marking without a locked instruction (two markers of one word would lose a bit).
 #![expect(
     unsafe_code,
     reason = "reads reference fields of objects through addresses in the mapped heap"
 )]
 
 use std::sync::atomic::{
-    AtomicU32,
-    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
 
 use shm_layout::{
     GRANULE_BYTES, PAGE_BYTES, Ref,
     proc::INFLIGHT,
     tables::{ShapeRecord, scan},
+    workbuf::{WORKBUF_REFS, Workbuf},
 };
 
-use crate::{failpoint, heap::marks, sched::proc::Proc};
+use crate::{failpoint, heap::marks, planted, sched::proc::Proc};
 
 /// Bytes of a large object scanned at once: Go's maxObletBytes.
 pub(crate) const OBLET_BYTES: usize = 128 << 10;
-/// References in the prefetch queue.
-const PREFETCH: usize = 16;
+/// Places of the scan queue: the first of the in-flight record.
+const SCANS: usize = 16;
+/// Places of the mark queue: the next ones.
+const MARKS: usize = 32;
 
-const _: () = assert!(PREFETCH < INFLIGHT && PREFETCH.is_power_of_two());
+const _: () =
+    assert!(SCANS + MARKS <= INFLIGHT && SCANS.is_power_of_two() && MARKS.is_power_of_two());
 
 /// When a drain returns, apart from running out of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +64,8 @@ impl Proc {
     /// Marks until there is nothing left or `until` says so. Returns bytes scanned.
     pub(crate) fn gc_drain(&self, until: Until, started_ns: u64) -> u64 {
         let mut done = 0u64;
-        let mut flushed = 0u64;
         let background = !matches!(until, Until::Bytes(_));
-        let phase = self.seg.phase();
-        let bits = self.seg.marks_of(phase.cycle());
+        let bits = self.seg.marks_of(self.seg.phase().cycle());
         while self.markroot_next(bits) {
             done += ROOT_JOB_BYTES;
             if self.should_stop(until, done, started_ns) {
@@ -65,50 +73,26 @@ impl Proc {
                 return done;
             }
         }
-        let mut queue = Queue::new();
-        loop {
-            self.fill(&mut queue);
-            let Some(r) = queue.pop() else {
-                if self.gcw_fetch() {
-                    continue;
-                }
-                break;
-            };
-            done += self.scan_object(bits, r);
-            self.rec.now.0.inflight[queue.last_slot()].store(0, Release);
-            if done - flushed >= CHECK_BYTES {
-                self.flush_scan_work(done - flushed, background);
-                flushed = done;
+        self.flush_scan_work(done, background);
+        let mut drain = Drain::new(self, bits);
+        let mut flushed = 0u64;
+        while drain.step() {
+            if drain.scanned - flushed >= CHECK_BYTES {
+                self.count_marked(drain.scanned - flushed);
+                self.flush_scan_work(drain.scanned - flushed, background);
+                flushed = drain.scanned;
                 self.gcw_balance();
-                if self.should_stop(until, done, started_ns) {
+                drain.reload();
+                if self.should_stop(until, done + flushed, started_ns) {
                     break;
                 }
             }
         }
-        self.unqueue(&mut queue);
-        self.flush_scan_work(done - flushed, background);
+        let scanned = drain.finish();
+        self.count_marked(scanned - flushed);
+        self.flush_scan_work(scanned - flushed, background);
         self.flush_marked();
-        done
-    }
-
-    /// Moves references from the buffers into the prefetch queue: recorded in flight, then dropped from the buffer.
-    #[inline]
-    fn fill(&self, queue: &mut Queue) {
-        while queue.len < PREFETCH {
-            let Some(r) = self.gcw_top() else { return };
-            let slot = queue.push(r);
-            self.rec.now.0.inflight[slot].store(r, Release);
-            self.gcw_drop_top();
-            prefetch(self.seg.object(r));
-        }
-    }
-
-    /// Returns what the queue still holds: pushed, then the record cleared.
-    fn unqueue(&self, queue: &mut Queue) {
-        while let Some(r) = queue.pop() {
-            self.gcw_put(r);
-            self.rec.now.0.inflight[queue.last_slot()].store(0, Release);
-        }
+        done + scanned
     }
 
     fn should_stop(&self, until: Until, done: u64, started_ns: u64) -> bool {
@@ -125,136 +109,6 @@ impl Proc {
         }
     }
 
-    /// Scans the object or oblet `r`; returns its bytes.
-    #[inline]
-    pub(crate) fn scan_object(&self, bits: &'static [std::sync::atomic::AtomicU64], r: Ref) -> u64 {
-        failpoint!("drain.scanning");
-        let page = self.seg.page_of(r);
-        let shape = &self.seg.shapes[self.seg.page_shapes[page].load(Relaxed) as usize];
-        let bytes = shape.bytes.load(Relaxed);
-        let at = self.seg.object(r);
-        match shape.scan.load(Relaxed) {
-            scan::NONE => {}
-            _ if bytes == 0 => return self.scan_large(bits, r, page, shape),
-            scan::MAP => self.scan_map(bits, at, shape),
-            _ => self.scan_elements(bits, at, shape),
-        }
-        u64::from(bytes)
-    }
-
-    #[inline]
-    fn scan_map(
-        &self,
-        bits: &'static [std::sync::atomic::AtomicU64],
-        at: *mut u8,
-        shape: &ShapeRecord,
-    ) {
-        // Small objects need one word of map; larger ones stop at the first of the all-zero tail.
-        let words = (shape.bytes.load(Relaxed) as usize)
-            .div_ceil(256)
-            .min(shm_layout::tables::MAP_WORDS);
-        for w in 0..words {
-            self.scan_word(bits, at.wrapping_add(w * 256), shape.map[w].load(Relaxed));
-        }
-    }
-
-    /// Visits the references that `map` (one bit per four bytes) shows from `at`, last first: with a stack of grey references the
-    /// first child is scanned next, and memory order ascends.
-    #[inline]
-    fn scan_word(&self, bits: &'static [std::sync::atomic::AtomicU64], at: *mut u8, mut map: u64) {
-        while map != 0 {
-            let i = 63 - map.leading_zeros() as usize;
-            map &= !(1 << i);
-            self.visit(bits, at.wrapping_add(i * 4));
-        }
-    }
-
-    fn scan_elements(
-        &self,
-        bits: &'static [std::sync::atomic::AtomicU64],
-        at: *mut u8,
-        shape: &ShapeRecord,
-    ) {
-        let count = self.field(at).load(Acquire) as usize;
-        self.scan_range(bits, at, shape, 0, count);
-    }
-
-    fn scan_range(
-        &self,
-        bits: &'static [std::sync::atomic::AtomicU64],
-        at: *mut u8,
-        shape: &ShapeRecord,
-        from: usize,
-        to: usize,
-    ) {
-        let stride = shape.stride.load(Relaxed) as usize;
-        let words = stride.div_ceil(256);
-        for i in (from..to).rev() {
-            let element = at.wrapping_add(8 + i * stride);
-            for w in 0..words {
-                self.scan_word(
-                    bits,
-                    element.wrapping_add(w * 256),
-                    shape.map[w].load(Relaxed),
-                );
-            }
-        }
-    }
-
-    /// A large array, or one oblet of it: the first oblet pushes the others.
-    fn scan_large(
-        &self,
-        bits: &'static [std::sync::atomic::AtomicU64],
-        r: Ref,
-        page: usize,
-        shape: &ShapeRecord,
-    ) -> u64 {
-        let head = self.seg.span_head(page);
-        let base = (head * shm_layout::PAGE_GRANULES) as Ref;
-        let object = self.seg.object(base);
-        let offset = (r - base) as usize * GRANULE_BYTES;
-        let span_bytes = self.seg.spans[head].pages.load(Relaxed) as usize * PAGE_BYTES;
-        if shape.scan.load(Relaxed) == scan::MAP {
-            self.scan_map_large(bits, object, shape);
-            return span_bytes as u64;
-        }
-        if offset == 0 {
-            for k in (1..span_bytes.div_ceil(OBLET_BYTES)).rev() {
-                self.gcw_put(base + (k * OBLET_BYTES / GRANULE_BYTES) as Ref);
-            }
-        }
-        let stride = shape.stride.load(Relaxed) as usize;
-        let count = self.field(object).load(Acquire) as usize;
-        // Elements that begin in this oblet.
-        let first = offset.saturating_sub(8).div_ceil(stride);
-        let last = (offset + OBLET_BYTES)
-            .saturating_sub(8)
-            .div_ceil(stride)
-            .min(count);
-        self.scan_range(bits, object, shape, first.min(last), last);
-        OBLET_BYTES.min(span_bytes - offset) as u64
-    }
-
-    fn scan_map_large(
-        &self,
-        bits: &'static [std::sync::atomic::AtomicU64],
-        at: *mut u8,
-        shape: &ShapeRecord,
-    ) {
-        for (w, map) in shape.map.iter().enumerate() {
-            self.scan_word(bits, at.wrapping_add(w * 256), map.load(Relaxed));
-        }
-    }
-
-    #[inline]
-    fn visit(&self, bits: &'static [std::sync::atomic::AtomicU64], at: *mut u8) {
-        // Acquire: pairs with the Release store of the reference: the object it names is initialised.
-        let child = self.field(at).load(Acquire);
-        if child != 0 && !marks::is_marked(bits, child) {
-            self.grey_object(bits, child);
-        }
-    }
-
     #[inline]
     fn field(&self, at: *mut u8) -> &AtomicU32 {
         // SAFETY: 1. `at` is a four-byte aligned address inside an object of a span whose shape says "reference" or "count" here,
@@ -265,48 +119,44 @@ impl Proc {
     /// Marks `r` and makes it grey, if it was white. Rule 3: record, then mark, then push, then clear the record.
     #[inline]
     pub(crate) fn grey_object(&self, bits: &'static [std::sync::atomic::AtomicU64], r: Ref) {
-        self.rec.now.0.shade.store(r, Release);
+        if !planted!(PushNotRecorded) {
+            self.rec.now.0.shade.store(r, Release);
+        }
         failpoint!("drain.recorded");
         if marks::mark(bits, r) {
             failpoint!("drain.marked");
             if self.seg.hdr.gc.dirty.0.load(Relaxed) == 0 {
                 self.seg.hdr.gc.dirty.0.store(1, SeqCst);
             }
-            self.count_marked(self.object_bytes(r) as u64);
             self.gcw_put(r);
             failpoint!("drain.pushed");
         }
         self.rec.now.0.shade.store(0, Release);
     }
 
-    /// Bytes of the slot that holds object `r`.
-    #[inline]
-    pub(crate) fn object_bytes(&self, r: Ref) -> usize {
-        let page = self.seg.page_of(r);
-        let shape = &self.seg.shapes[self.seg.page_shapes[page].load(Relaxed) as usize];
-        match shape.bytes.load(Relaxed) {
-            0 => self.seg.spans[page].pages.load(Relaxed) as usize * PAGE_BYTES,
-            bytes => bytes as usize,
-        }
-    }
-
     /// Looks through every marked object again: what was marked when the buffers had run out is found by its unmarked children.
+    /// The overflow is taken back only afterwards, and only if it has not grown: a death in here leaves it standing.
     pub(crate) fn rescan_heap(&self) {
-        self.seg.hdr.gc.overflow.store(0, SeqCst);
+        let overflow = &self.seg.hdr.gc.overflow;
+        let before = overflow.load(SeqCst);
         let bits = self.seg.marks_of(self.seg.phase().cycle());
         let words = self.seg.hdr.committed_chunks.0.load(Acquire) as usize
             * shm_layout::CHUNK_PAGES
             * marks::PAGE_WORDS;
+        let mut drain = Drain::new(self, bits);
         for (w, bits_of_word) in bits[..words].iter().enumerate() {
             let mut word = bits_of_word.load(Acquire);
             while word != 0 {
                 let r = (w * 64) as Ref + word.trailing_zeros();
                 word &= word - 1;
                 if r as usize >= shm_layout::PAGE_GRANULES {
-                    self.scan_object(bits, r);
+                    drain.scan(r);
                 }
             }
         }
+        // Its bytes count when the drain proper scans them, or not at all: an estimate too low makes the next cycle come early.
+        drain.finish();
+        let _ = overflow.compare_exchange(before, 0, SeqCst, Relaxed);
     }
 
     /// Fills memory with zeroes.
@@ -317,46 +167,278 @@ impl Proc {
     }
 }
 
-/// The in-flight references, oldest first.
-struct Queue {
-    refs: [Ref; PREFETCH],
-    head: usize,
+/// A drain under way. Queues and buffer are in the segment; what is here can be lost.
+struct Drain<'p> {
+    proc: &'p Proc,
+    bits: &'static [AtomicU64],
+    record: &'p [AtomicU32; INFLIGHT],
+    /// Entries that have left and entered the scan queue, and the mark queue. The counts run on; places are their remainders.
+    scan_head: usize,
+    mark_head: usize,
+    scan_tail: usize,
+    mark_tail: usize,
+    /// The active buffer and its length, as the segment has them.
+    buf: Option<&'static Workbuf>,
     len: usize,
+    /// Bytes scanned.
+    scanned: u64,
 }
 
-impl Queue {
-    fn new() -> Queue {
-        Queue {
-            refs: [0; PREFETCH],
-            head: 0,
+impl<'p> Drain<'p> {
+    fn new(proc: &'p Proc, bits: &'static [AtomicU64]) -> Drain<'p> {
+        let mut drain = Drain {
+            proc,
+            bits,
+            record: &proc.rec.now.0.inflight,
+            scan_head: 0,
+            mark_head: 0,
+            scan_tail: 0,
+            mark_tail: 0,
+            buf: None,
             len: 0,
+            scanned: 0,
+        };
+        drain.reload();
+        drain
+    }
+
+    /// Looks up the active buffer again: others than `push` and `fill` have moved it.
+    fn reload(&mut self) {
+        self.buf = self.proc.gcw_active();
+        self.len = self.buf.map_or(0, |b| b.len.load(Relaxed) as usize);
+    }
+
+    /// Scans one object. False when there is nothing left anywhere.
+    #[inline]
+    fn step(&mut self) -> bool {
+        loop {
+            self.fill();
+            if self.scan_head != self.scan_tail {
+                let r = self.record[self.scan_head % SCANS].load(Relaxed);
+                self.scan(r);
+                self.scan_head += 1;
+                return true;
+            }
+            if self.mark_head != self.mark_tail {
+                self.mark_all();
+            } else if self.proc.gcw_fetch() {
+                self.reload();
+            } else {
+                return false;
+            }
         }
     }
 
-    /// Adds a reference; returns its slot in the in-flight record.
+    /// Moves references from the buffers into the scan queue: recorded, then dropped from the buffer.
     #[inline]
-    fn push(&mut self, r: Ref) -> usize {
-        let slot = (self.head + self.len) % PREFETCH;
-        self.refs[slot] = r;
-        self.len += 1;
-        slot
-    }
-
-    #[inline]
-    fn pop(&mut self) -> Option<Ref> {
-        if self.len == 0 {
-            return None;
+    fn fill(&mut self) {
+        while self.scan_tail - self.scan_head < SCANS {
+            if self.len == 0 {
+                if !self.proc.gcw_swap_for_work() {
+                    return;
+                }
+                self.reload();
+            }
+            let Some(buf) = self.buf else { return };
+            let r = buf.refs[self.len - 1].load(Relaxed);
+            self.record[self.scan_tail % SCANS].store(r, Release);
+            self.scan_tail += 1;
+            self.len -= 1;
+            buf.len.store(self.len as u32, Release);
+            prefetch(self.proc.seg.object(r));
         }
-        let r = self.refs[self.head];
-        self.head = (self.head + 1) % PREFETCH;
-        self.len -= 1;
-        Some(r)
     }
 
-    /// In-flight slot of what was popped last.
+    /// Adds a grey reference, which stands in the record.
     #[inline]
-    fn last_slot(&self) -> usize {
-        (self.head + PREFETCH - 1) % PREFETCH
+    fn push(&mut self, r: Ref) {
+        match self.buf {
+            Some(buf) if self.len < WORKBUF_REFS => {
+                buf.refs[self.len].store(r, Relaxed);
+                self.len += 1;
+                // Release: the entry before the length that covers it, for recovery.
+                buf.len.store(self.len as u32, Release);
+            }
+            _ => self.push_slow(r),
+        }
+    }
+
+    #[cold]
+    fn push_slow(&mut self, r: Ref) {
+        self.proc.gcw_put(r);
+        self.reload();
+    }
+
+    /// Enters a reference found in an object, which stands in the record itself, into the mark queue.
+    #[inline]
+    fn found(&mut self, r: Ref) {
+        if self.mark_tail - self.mark_head == MARKS {
+            self.mark_oldest();
+        }
+        prefetch(
+            self.bits
+                .as_ptr()
+                .wrapping_add(r as usize / 64)
+                .cast::<u8>(),
+        );
+        // Release: before the parent's place is used again.
+        self.record[SCANS + self.mark_tail % MARKS].store(r, Release);
+        failpoint!("drain.recorded");
+        self.mark_tail += 1;
+    }
+
+    /// The oldest of the mark queue, with its followers in the same mark word: those that are white are marked and pushed.
+    #[inline]
+    fn mark_oldest(&mut self) {
+        let entry = |k: usize| self.record[SCANS + k % MARKS].load(Relaxed);
+        let first = entry(self.mark_head);
+        let word = first / 64;
+        let mut mask = 1u64 << (first % 64);
+        let mut end = self.mark_head + 1;
+        while end != self.mark_tail {
+            let next = entry(end);
+            if next / 64 != word {
+                break;
+            }
+            mask |= 1 << (next % 64);
+            end += 1;
+        }
+        let bits = &self.bits[word as usize];
+        let mut white = mask & !bits.load(Relaxed);
+        if white != 0 {
+            let dirty = &self.proc.seg.hdr.gc.dirty.0;
+            if dirty.load(Relaxed) == 0 {
+                dirty.store(1, SeqCst);
+            }
+            // AcqRel: as in `marks::mark`. Of several markers one gets each bit.
+            white &= !bits.fetch_or(white, AcqRel);
+            failpoint!("drain.marked");
+            for k in self.mark_head..end {
+                let r = self.record[SCANS + k % MARKS].load(Relaxed);
+                let bit = 1u64 << (r % 64);
+                if white & bit != 0 {
+                    white &= !bit;
+                    self.push(r);
+                }
+            }
+            failpoint!("drain.pushed");
+        }
+        self.mark_head = end;
+    }
+
+    fn mark_all(&mut self) {
+        while self.mark_head != self.mark_tail {
+            self.mark_oldest();
+        }
+    }
+
+    /// Empties the queues into the buffers, then clears the record. Returns the bytes scanned.
+    fn finish(mut self) -> u64 {
+        self.mark_all();
+        while self.scan_tail != self.scan_head {
+            self.scan_tail -= 1;
+            let r = self.record[self.scan_tail % SCANS].load(Relaxed);
+            self.push(r);
+        }
+        for place in &self.record[..SCANS + MARKS] {
+            place.store(0, Release);
+        }
+        self.scanned
+    }
+
+    /// Scans the object or oblet `r`.
+    #[inline]
+    fn scan(&mut self, r: Ref) {
+        failpoint!("drain.scanning");
+        let seg = &self.proc.seg;
+        let page = seg.page_of(r);
+        let shape = &seg.shapes[seg.page_shapes[page].load(Relaxed) as usize];
+        let bytes = shape.bytes.load(Relaxed);
+        let at = seg.object(r);
+        if bytes == 0 {
+            self.scanned += self.scan_large(r, page, shape);
+            return;
+        }
+        self.scanned += u64::from(bytes);
+        match shape.scan.load(Relaxed) {
+            scan::NONE => {}
+            // One word of map covers most small objects.
+            scan::MAP if bytes <= 256 => self.scan_word(at, shape.map[0].load(Relaxed)),
+            scan::MAP => self.scan_map(at, shape, bytes as usize),
+            _ => self.scan_elements(at, shape),
+        }
+    }
+
+    fn scan_map(&mut self, at: *mut u8, shape: &ShapeRecord, bytes: usize) {
+        let words = bytes.div_ceil(256).min(shm_layout::tables::MAP_WORDS);
+        for (w, map) in shape.map[..words].iter().enumerate() {
+            self.scan_word(at.wrapping_add(w * 256), map.load(Relaxed));
+        }
+    }
+
+    /// Visits the references that `map` (one bit per four bytes) shows from `at`, last first: with a stack of grey references the
+    /// first child is scanned next, and memory order ascends.
+    #[inline]
+    fn scan_word(&mut self, at: *mut u8, mut map: u64) {
+        while map != 0 {
+            let i = 63 - map.leading_zeros() as usize;
+            map &= !(1 << i);
+            // Acquire: pairs with the Release store of the reference: the object it names is initialised.
+            let child = self.proc.field(at.wrapping_add(i * 4)).load(Acquire);
+            if child != 0 {
+                self.found(child);
+            }
+        }
+    }
+
+    fn scan_elements(&mut self, at: *mut u8, shape: &ShapeRecord) {
+        let count = self.proc.field(at).load(Acquire) as usize;
+        self.scan_range(at, shape, 0, count);
+    }
+
+    fn scan_range(&mut self, at: *mut u8, shape: &ShapeRecord, from: usize, to: usize) {
+        let stride = shape.stride.load(Relaxed) as usize;
+        let words = stride.div_ceil(256);
+        for i in (from..to).rev() {
+            let element = at.wrapping_add(8 + i * stride);
+            for w in 0..words {
+                self.scan_word(element.wrapping_add(w * 256), shape.map[w].load(Relaxed));
+            }
+        }
+    }
+
+    /// A large object, or one oblet of it: the first oblet pushes the others. Returns the bytes it stands for.
+    fn scan_large(&mut self, r: Ref, page: usize, shape: &ShapeRecord) -> u64 {
+        let seg = &self.proc.seg;
+        let head = seg.span_head(page);
+        let base = (head * shm_layout::PAGE_GRANULES) as Ref;
+        let object = seg.object(base);
+        let offset = (r - base) as usize * GRANULE_BYTES;
+        let span_bytes = seg.spans[head].pages.load(Relaxed) as usize * PAGE_BYTES;
+        match shape.scan.load(Relaxed) {
+            scan::NONE => return span_bytes as u64,
+            scan::MAP => {
+                self.scan_map(object, shape, span_bytes);
+                return span_bytes as u64;
+            }
+            _ => {}
+        }
+        if offset == 0 {
+            for k in (1..span_bytes.div_ceil(OBLET_BYTES)).rev() {
+                // The object itself stands in the record until all are pushed.
+                self.push(base + (k * OBLET_BYTES / GRANULE_BYTES) as Ref);
+            }
+        }
+        let stride = shape.stride.load(Relaxed) as usize;
+        let count = self.proc.field(object).load(Acquire) as usize;
+        // Elements that begin in this oblet.
+        let first = offset.saturating_sub(8).div_ceil(stride);
+        let last = (offset + OBLET_BYTES)
+            .saturating_sub(8)
+            .div_ceil(stride)
+            .min(count);
+        self.scan_range(object, shape, first.min(last), last);
+        OBLET_BYTES.min(span_bytes - offset) as u64
     }
 }
 

@@ -24,7 +24,7 @@ use shm_layout::{
 
 use crate::{
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::proc::Proc,
     segment::{Segment, limits},
 };
@@ -57,7 +57,7 @@ impl Proc {
         if full && !self.make_room() {
             // No buffer to be had: the object stays marked, in nobody's keeping, and the whole heap is looked through again
             // before marking may end (`gc_mark_done`).
-            self.seg.hdr.gc.overflow.store(1, SeqCst);
+            self.seg.hdr.gc.overflow.fetch_add(1, SeqCst);
             return;
         }
         let buf = self.buf(0);
@@ -67,30 +67,9 @@ impl Proc {
         buf.len.store(n + 1, Release);
     }
 
-    /// The newest grey reference of our buffers, left in place until [`Proc::gcw_drop_top`].
-    #[inline]
-    pub(crate) fn gcw_top(&self) -> Option<Ref> {
-        if self.gcw.bufs[0].get() == 0 {
-            return None;
-        }
-        let buf = self.buf(0);
-        match buf.len.load(Relaxed) {
-            0 => self.swap_for_work().then(|| self.top_of(0)),
-            n => Some(buf.refs[n as usize - 1].load(Relaxed)),
-        }
-    }
-
-    fn top_of(&self, k: usize) -> Ref {
-        let buf = self.buf(k);
-        buf.refs[buf.len.load(Relaxed) as usize - 1].load(Relaxed)
-    }
-
-    /// Removes the top: its taker has recorded it.
-    #[inline]
-    pub(crate) fn gcw_drop_top(&self) {
-        let buf = self.buf(0);
-        let n = buf.len.load(Relaxed);
-        buf.len.store(n - 1, Release);
+    /// The active buffer.
+    pub(crate) fn gcw_active(&self) -> Option<&'static Workbuf> {
+        (self.gcw.bufs[0].get() != 0).then(|| self.buf(0))
     }
 
     #[inline]
@@ -114,7 +93,7 @@ impl Proc {
     }
 
     /// The active buffer is empty: use the spare one, if it has work.
-    fn swap_for_work(&self) -> bool {
+    pub(crate) fn gcw_swap_for_work(&self) -> bool {
         if self.gcw.bufs[1].get() != 0 && self.buf(1).len.load(Relaxed) > 0 {
             self.swap_bufs();
             return true;
@@ -155,7 +134,7 @@ impl Proc {
 
     /// Gets grey references from the pool into the active buffer. False when there are none.
     pub(crate) fn gcw_fetch(&self) -> bool {
-        while let Some(i) = self.seg.buf_full.first(0) {
+        while let Some(i) = self.seg.buf_full.first_below(0, self.seg.workbufs_used()) {
             let word = BufWord(self.seg.buf_words[i].load(Acquire));
             // Record, then take.
             self.rec.now.0.workbuf.store(i as u32 + 1, Release);
@@ -192,7 +171,10 @@ impl Proc {
     /// Shares work when others have none: publishes the spare buffer if it has any (Go's balance).
     pub(crate) fn gcw_balance(&self) {
         let spare = self.gcw.bufs[1].get();
-        if spare == 0 || self.buf(1).len.load(Relaxed) == 0 || self.seg.buf_full.any() {
+        if spare == 0
+            || self.buf(1).len.load(Relaxed) == 0
+            || self.seg.buf_full.any_below(self.seg.workbufs_used())
+        {
             return;
         }
         let Some(fresh) = self.take_free_buf() else {
@@ -223,7 +205,9 @@ impl Proc {
             if index == 0 {
                 continue;
             }
-            self.rec.now.0.workbuf.store(index, Release);
+            if !planted!(BufferNotRecorded) {
+                self.rec.now.0.workbuf.store(index, Release);
+            }
             self.set_buf(k, 0);
             if self.seg.bufs[index as usize - 1].len.load(Relaxed) > 0 && !over {
                 self.seg.hdr.gc.dirty.0.store(1, SeqCst);
@@ -257,7 +241,7 @@ impl Proc {
     /// An empty buffer, index plus one, recorded in `in progress: workbuf`.
     fn take_free_buf(&self) -> Option<u32> {
         loop {
-            let i = match self.seg.buf_free.first(0) {
+            let i = match self.seg.buf_free.first_below(0, self.seg.workbufs_used()) {
                 Some(i) => i,
                 None => new_buf(&self.seg).ok()??,
             };
@@ -299,6 +283,19 @@ fn new_buf(segment: &Segment) -> Result<Option<usize>> {
             .is_ok()
         {
             return Ok(Some(i));
+        }
+    }
+}
+
+/// Makes every free buffer findable again. The dead may have raised the mark of used buffers, or hidden one that it was about to
+/// take, and not have named it yet; who takes one decides by its word.
+pub(crate) fn find_free_again(segment: &Segment) {
+    let high = segment.hdr.sched.workbuf_high.load(Acquire) as usize;
+    for (i, word) in segment.buf_words[..high].iter().enumerate() {
+        let hidden = segment.buf_free.bits[i / 64].load(Relaxed) >> (i % 64) & 1 == 0;
+        if hidden && BufWord(word.load(Acquire)).state() == BufWord::FREE {
+            crate::probe!(segment, WorkbufHidden);
+            segment.buf_free.set(i);
         }
     }
 }
@@ -350,12 +347,12 @@ pub(crate) fn settle_buf(segment: &Segment, dead: Owner, i: usize) {
 /// Publishes one grey reference on behalf of nobody: recovery pushes what a dead P had in flight.
 pub(crate) fn publish_one(segment: &Segment, owner: Owner, r: Ref) {
     loop {
-        let i = match segment.buf_free.first(0) {
+        let i = match segment.buf_free.first_below(0, segment.workbufs_used()) {
             Some(i) => i,
             None => match new_buf(segment) {
                 Ok(Some(i)) => i,
                 _ => {
-                    segment.hdr.gc.overflow.store(1, SeqCst);
+                    segment.hdr.gc.overflow.fetch_add(1, SeqCst);
                     return;
                 }
             },

@@ -15,7 +15,7 @@ use shm_layout::{
     word::{JobWord, Owner, ProcWord, RootWord, TaskWord},
 };
 
-use crate::{failpoint, sched::proc::Proc, segment::Segment};
+use crate::{failpoint, planted, sched::proc::Proc, segment::Segment};
 
 /// Jobs of a cycle that starts now. Tasks made later are born under the barrier.
 pub(crate) fn jobs(segment: &Segment) -> u32 {
@@ -60,6 +60,10 @@ impl Proc {
             let word = JobWord(self.seg.root_jobs[job as usize].load(Acquire));
             if is_open(word, cycle) && self.claim_job(job as usize, word, cycle) {
                 next.fetch_max(job + 1, AcqRel);
+                if planted!(JobDoneEarly) {
+                    let done = JobWord(0).with_state(JobWord::DONE).with_cycle(cycle);
+                    self.seg.root_jobs[job as usize].store(done.0, Release);
+                }
                 self.markroot(bits, job as usize);
                 failpoint!("markroot.marked");
                 let done = JobWord(0).with_state(JobWord::DONE).with_cycle(cycle);

@@ -86,6 +86,8 @@ impl Proc {
             let seen = cursor.load(Acquire);
             let page = seen & 0xffff_ffff;
             if (seen >> 32) as u32 != cycle || page >= end {
+                // Recorded in an earlier turn of the loop, and lost to another sweeper.
+                self.rec.now.0.sweep_block.store(0, Release);
                 return None;
             }
             let block = page as usize / BLOCK_PAGES;

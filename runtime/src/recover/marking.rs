@@ -21,6 +21,7 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
             gcw::settle_buf(segment, dead, i as usize - 1);
         }
     }
+    gcw::find_free_again(segment);
     let adopted = push_again(segment, dead);
     let job = now.root_job.load(Acquire);
     if job != 0 {

@@ -122,6 +122,9 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     crate::gc::stop_the_world::release_dead(segment, dead);
     mend_finders(segment);
     failpoint!("recover.settled");
+    if record.dedicated.load(Acquire) != 0 {
+        crate::probe!(segment, DedicatedReturned);
+    }
     log::close(segment, number, requeued, adopted);
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];

@@ -30,9 +30,9 @@ use shm_layout::{
 
 use crate::{
     Error,
-    api::{Handle, RefMap, root},
+    api::{Handle, RefMap, queue, root},
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::{join, proc::Proc, run_queue::put_global, task::make_runnable},
     segment::Segment,
 };
@@ -44,6 +44,10 @@ pub(crate) enum Effect {
     Spawn { task: usize, word: TaskWord },
     /// A root gets a value, as update `seq` of the committing P.
     Root { index: usize, r: Ref, seq: u32 },
+    /// A node enters its queue.
+    Push { node: Ref },
+    /// A node that this step has reserved is taken.
+    Take { node: Ref },
 }
 
 /// What comes after a step, without types.
@@ -93,6 +97,8 @@ mod kind {
     pub const ROOT: u32 = 2;
     pub const RESULT: u32 = 3;
     pub const WAIT: u32 = 4;
+    pub const PUSH: u32 = 5;
+    pub const TAKE: u32 = 6;
 }
 
 impl Proc {
@@ -119,10 +125,26 @@ impl Proc {
         if plan.effects.is_empty() && plan.wait_join == 0 && !joins {
             return Ok(self.finish(task, running, next, plan.state, plan.wake_at_ns));
         }
-        let commit = self.make_record(record.join.load(Relaxed), &plan)?;
+        let commit = match self.make_record(record.join.load(Relaxed), &plan) {
+            Ok(commit) => commit,
+            Err(e) => {
+                // Nothing happened: reserved children go back.
+                for effect in &plan.effects {
+                    if let Effect::Spawn { task, word } = *effect {
+                        self.unreserve_task(task, word);
+                    }
+                }
+                return Err(e);
+            }
+        };
         self.write_barrier(commit);
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");
+        if planted!(EffectBeforeCommit) {
+            apply(&self.seg, task, commit, self.me.p, &mut |child| {
+                self.runq_put(child, false)
+            });
+        }
         let committed = next.moved(TaskWord::COMMITTED, self.me);
         // The commit. AcqRel: Release publishes context and record to whoever applies them. Nobody else moves a word that says
         // "running by me".
@@ -137,7 +159,7 @@ impl Proc {
         }
         failpoint!("commit.committed");
         drop(plan.kept);
-        apply(&self.seg, task, commit, self.me.p, &mut |child| {
+        apply(&self.seg, task, commit, (self.me.p, First), &mut |child| {
             self.runq_put(child, false)
         });
         failpoint!("commit.applied");
@@ -173,6 +195,8 @@ impl Proc {
                 Effect::Root { index, r, seq } => {
                     add(r, kind::ROOT, u64::from(seq) << 32 | index as u64)
                 }
+                Effect::Push { node } => add(node, kind::PUSH, 0),
+                Effect::Take { node } => add(node, kind::TAKE, 0),
             }
         }
         if plan.wait_join != 0 {
@@ -194,10 +218,14 @@ impl Proc {
         wake_at_ns: u64,
     ) -> Option<usize> {
         let record = &self.seg.tasks[task];
-        record.steps.fetch_add(1, Relaxed);
+        // Ours alone until the word moves.
+        record
+            .steps
+            .store(record.steps.load(Relaxed).wrapping_add(1), Relaxed);
         finish_record(&self.seg, task, from, next, state, wake_at_ns);
         failpoint!("commit.finished");
-        self.trace(ev::GO_STOP, task as u32, state.into());
+        self.step_ended_ns
+            .set(self.trace(ev::GO_STOP, task as u32, state.into()));
         if state == TaskWord::FREE {
             self.recycle_task(task);
         }
@@ -221,9 +249,6 @@ fn finish_record(
         .word
         .compare_exchange(from.0, to.0, SeqCst, Relaxed)
         .is_ok();
-    if done && state == TaskWord::FREE {
-        segment.hdr.sched.tasks_alive.0.fetch_sub(1, Relaxed);
-    }
     if wake_at_ns != 0 {
         segment
             .hdr
@@ -235,24 +260,36 @@ fn finish_record(
     done
 }
 
+/// Can an effect that is not known to be applied have been applied?
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// No: nobody but us has tried.
+    First,
+    /// Yes: whoever was at it has died.
+    Again,
+}
+use Pass::{Again, First};
+
 /// Does what is left of a commit. Anybody may, any number of times. `p` is the P under whose name root updates were numbered.
 pub(crate) fn apply(
     segment: &Segment,
     task: usize,
     commit: Ref,
-    p: u16,
-    queue: &mut dyn FnMut(usize),
+    (p, pass): (u16, Pass),
+    run: &mut dyn FnMut(usize),
 ) {
     let entries = entries(segment, commit);
     let done = entries[0].data.load(Acquire) as usize;
     for (i, entry) in entries[1..].iter().enumerate().skip(done) {
         let (slot, data) = (entry.slot.load(Relaxed), entry.data.load(Relaxed));
         match entry.kind.load(Relaxed) {
-            kind::SPAWN => apply_spawn(segment, data as u32 as usize, (data >> 32) as u32, queue),
+            kind::SPAWN => apply_spawn(segment, data as u32 as usize, (data >> 32) as u32, run),
             kind::ROOT => {
                 root::update_root(segment, data as u32 as usize, slot, p, (data >> 32) as u32)
             }
             kind::WAIT => join::wait(segment, slot, task),
+            kind::PUSH => queue::append(segment, slot, pass),
+            kind::TAKE => queue::taken(segment, slot),
             kind::RESULT => {
                 let join = segment.tasks[task].join.load(Relaxed);
                 if join != 0 {
@@ -284,7 +321,7 @@ pub(crate) fn finish_dead(segment: &Segment, task: usize, word: TaskWord, dead: 
     let record = &segment.tasks[task];
     let commit = record.commit.load(Acquire);
     let state = entries(segment, commit)[0].kind.load(Relaxed) as u8;
-    apply(segment, task, commit, dead.p, &mut |child| {
+    apply(segment, task, commit, (dead.p, Again), &mut |child| {
         put_global(segment, child)
     });
     let waits = entries(segment, commit)[1..]

@@ -126,7 +126,7 @@ impl P {
 
 impl Proc {
     /// Finds one piece of work and does it. False when there was none.
-    fn schedule(&self, kinds: &Resolved<'_>) -> bool {
+    pub(crate) fn schedule(&self, kinds: &Resolved<'_>) -> bool {
         self.rec.activity.store(activity::SCHEDULING, Relaxed);
         if !self.may_run() {
             return false;
@@ -136,6 +136,7 @@ impl Proc {
             drop(Inside::enter(self));
         }
         if self.collector_work(false) {
+            self.step_ended_ns.set(0);
             return true;
         }
         if self.tick.get().is_multiple_of(256) {
@@ -208,6 +209,7 @@ impl Proc {
     }
 
     fn background_sweep(&self) -> bool {
+        self.step_ended_ns.set(0);
         self.rec.activity.store(activity::SWEEP, Relaxed);
         let _inside = Inside::enter(self);
         self.sweep_some()
@@ -216,6 +218,7 @@ impl Proc {
     /// Sleeps until there is something to do. Spins a little first: work often comes at once.
     fn idle(&self) {
         self.rec.activity.store(activity::IDLE, Relaxed);
+        self.step_ended_ns.set(0);
         self.flush_accounts();
         for _ in 0..SPINS {
             if self.work_in_sight() {
@@ -307,8 +310,12 @@ impl Proc {
     /// Makes sleeping tasks runnable whose time has come.
     fn wake_timers(&self) {
         let next = &self.seg.hdr.sched.next_timer_ns.0;
+        let earliest = next.load(Relaxed);
+        if earliest == u64::MAX {
+            return;
+        }
         let now = now_ns();
-        if next.load(Relaxed) > now {
+        if earliest > now {
             return;
         }
         // Set first, looked at afterwards: a task that goes to sleep meanwhile lowers it again.
@@ -334,13 +341,17 @@ impl Proc {
             self.put_back(task);
             return;
         };
+        // A step that follows another begins when that one ended.
+        let started = match self.step_ended_ns.take() {
+            0 => now_ns(),
+            ended => ended,
+        };
         self.rec.activity.store(activity::TASK, Relaxed);
         self.rec.preempt.store(0, Relaxed);
-        self.rec
-            .stats
-            .0
-            .edge_at_ns
-            .store(self.trace(ev::GO_START, task as u32, kind as u32), Relaxed);
+        self.rec.stats.0.edge_at_ns.store(
+            self.trace_at(ev::GO_START, task as u32, kind as u32, started),
+            Relaxed,
+        );
         let again = {
             let _inside = Inside::enter(self);
             failpoint!("task.running");
@@ -466,7 +477,6 @@ pub(crate) fn give_up(segment: &crate::Segment, task: usize, word: TaskWord, att
         .is_ok()
     {
         segment.hdr.stats.gave_up.fetch_add(1, Relaxed);
-        segment.hdr.sched.tasks_alive.0.fetch_sub(1, Relaxed);
         failpoint!("task.failed");
         tell_failure(segment, task);
     }

@@ -22,7 +22,7 @@ use shm_layout::{
 };
 
 use crate::{
-    api::{Cx, Field, FieldDesc, Gc, RefMap, Shared, Slot, TypeCell, mix_keys},
+    api::{Cx, Field, FieldDesc, Gc, RefMap, Shared, Slot, Target, TypeCell, Types, mix_keys},
     failpoint, names,
     sched::run_queue::put_global,
     segment::Segment,
@@ -71,6 +71,9 @@ unsafe impl<T: Shared> Shared for Join<T> {
         // One number for all: they look the same to the collector.
         static CELL: TypeCell = TypeCell::new();
         &CELL
+    }
+    fn targets(types: &mut Types<'_>) {
+        <T as Target>::declare(types);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     gc::gcw::Gcw,
     heap::cursor::Cursor,
     life::{self, LifeLock},
+    planted,
     segment::{Segment, limits},
     time::now_ns,
 };
@@ -61,8 +62,12 @@ pub(crate) struct Proc {
     pub task_cache: RefCell<Vec<u32>>,
     /// Cursor of (array type, size class), found by this process so far.
     pub array_cursors: RefCell<Vec<[u16; shm_layout::size_class::CLASSES]>>,
+    /// Types that this P has entered into the segment, by cell and key.
+    pub types_known: RefCell<std::collections::HashSet<(usize, u64)>>,
     /// Kind of task by type number, plus one, as far as this P has asked.
     pub kinds_known: RefCell<Vec<u16>>,
+    /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
+    pub step_ended_ns: Cell<u64>,
     pub tick: Cell<u32>,
     pub rng: RefCell<fastrand::Rng>,
 }
@@ -100,6 +105,9 @@ impl Proc {
         rec.tid
             .store(nix::unistd::gettid().as_raw() as u32, Relaxed);
         failpoint!("lease.locked");
+        if planted!(LiveBeforeArmed) {
+            rec.word.0.store(word.with_state(ProcWord::LIVE).0, SeqCst);
+        }
         // Release: partner of the Acquire in `life::is_dead`: from here on the life word speaks for this lease.
         rec.armed.store(1, Release);
         rec.leased_at_ns.store(now_ns(), Relaxed);
@@ -143,7 +151,9 @@ impl Proc {
             handles_high: Cell::new(0),
             task_cache: RefCell::new(Vec::new()),
             array_cursors: RefCell::new(Vec::new()),
+            types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
+            step_ended_ns: Cell::new(0),
             tick: Cell::new(0),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),

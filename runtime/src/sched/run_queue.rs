@@ -121,7 +121,12 @@ impl Proc {
     /// Claims a task of the global queue.
     pub(crate) fn globrunq_get(&self) -> Option<usize> {
         let next = &self.seg.hdr.sched.global_next.0;
-        while let Some(task) = self.seg.task_run.first(next.load(Relaxed) as usize) {
+        let used = self.seg.tasks_used();
+        while let Some(task) = self
+            .seg
+            .task_run
+            .first_below(next.load(Relaxed) as usize, used)
+        {
             self.rec.now.0.task.store(task as u32 + 1, Release);
             failpoint!("globrunq.recorded");
             if self.seg.task_run.clear(task) {
@@ -148,7 +153,7 @@ impl Proc {
     pub(crate) fn has_other_work(&self) -> bool {
         self.rec.runnext.load(SeqCst) != 0
             || self.rec.runq_head.0.load(Relaxed) != self.rec.runq_tail.0.load(Relaxed)
-            || self.seg.task_run.any()
+            || self.seg.task_run.any_below(self.seg.tasks_used())
     }
 
     /// Steals half of another P's ring, or its `runnext`, and claims one of it.

@@ -22,7 +22,7 @@ use crate::{
     Error,
     api::{self, Cx, Gc, Handle, P, Root, Shared},
     error::Result,
-    failpoint,
+    failpoint, planted,
     sched::{
         commit::{Effect, Plan},
         find_runnable,
@@ -208,13 +208,17 @@ impl<T: Task> Step<'_, T> {
         self.effects.borrow_mut().push(Pending { effect, kept });
         Ok(())
     }
-}
 
-impl<'a, T> Gc<'a, T> {
-    #[expect(unsafe_code, reason = "forgets the type of a reference")]
-    fn untyped(self) -> Gc<'a, ()> {
-        // SAFETY: the same object; `()` promises nothing about its contents.
-        unsafe { Gc::from_raw(self.as_bytes_ptr().cast_mut()) }
+    /// Adds an effect on `object`, which is kept alive until the step ends.
+    pub(crate) fn add_effect(&self, object: Handle<()>, effect: Effect) {
+        let kept = Some(object);
+        self.effects.borrow_mut().push(Pending { effect, kept });
+    }
+
+    /// The task, and the number of this run of it.
+    pub(crate) fn run(&self) -> (usize, u32) {
+        let word = TaskWord(self.cx.proc().seg.tasks[self.task].word.load(Relaxed));
+        (self.task, word.r#gen())
     }
 }
 
@@ -289,21 +293,21 @@ fn run_step<T: Task>(proc: &Proc, task: usize) -> Result<Plan> {
         kind: std::marker::PhantomData,
     };
     let next = T::step(&mut step).map(|next| raw_next(proc, next));
-    let effects = step.effects.into_inner();
-    match next {
-        Ok(mut plan) => {
-            plan.effects = effects.iter().map(|p| p.effect).collect();
-            plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
-            Ok(plan)
-        }
-        Err(e) => {
-            // Nothing happened: reserved children go back.
-            for pending in &effects {
-                if let Effect::Spawn { task, word } = pending.effect {
-                    proc.unreserve_task(task, word);
-                }
+    // On any other way out, a panic included, dropping the step takes its reservations back.
+    let mut plan = next?;
+    let effects = std::mem::take(&mut *step.effects.borrow_mut());
+    plan.effects = effects.iter().map(|p| p.effect).collect();
+    plan.kept = effects.into_iter().filter_map(|p| p.kept).collect();
+    Ok(plan)
+}
+
+impl<T: Task> Drop for Step<'_, T> {
+    /// Nothing happened: reserved children go back. After a step that took effect there are none.
+    fn drop(&mut self) {
+        for pending in self.effects.borrow().iter() {
+            if let Effect::Spawn { task, word } = pending.effect {
+                self.cx.proc().unreserve_task(task, word);
             }
-            Err(e)
         }
     }
 }
@@ -340,7 +344,7 @@ fn describe<T: Task>(proc: &Proc, task: usize) -> String {
 }
 
 impl Proc {
-    /// Number of a kind in this segment.
+    /// Number of a kind in this segment; looked up once by this P.
     pub(crate) fn kind_index<T: Task>(&self) -> Result<usize> {
         // A type is one kind of task: its number in this process finds what was registered before.
         let number = T::cell().number();
@@ -349,6 +353,7 @@ impl Proc {
         {
             return Ok(known as usize - 1);
         }
+        self.declare::<T>()?;
         let key = crate::names::hash(T::KIND.as_bytes());
         let entry = api::Entry {
             name: T::KIND,
@@ -378,7 +383,14 @@ impl Proc {
             let word = TaskWord(record.word.load(Acquire));
             // `sel` 1 while it is being filled: what the fields refer to is stale, and no root (`markroot`).
             let unfilled = word
-                .moved(TaskWord::RESERVED, self.me)
+                .moved(
+                    TaskWord::RESERVED,
+                    if planted!(ReservedByNobody) {
+                        Owner::new(0, 0)
+                    } else {
+                        self.me
+                    },
+                )
                 .with_sel(1)
                 .with_attempts(0);
             if word.state() != TaskWord::FREE
@@ -444,7 +456,7 @@ impl Proc {
 
     /// Index of a block of 64 records of which some are free.
     fn next_block(&self) -> Result<usize> {
-        if let Some(task) = self.seg.task_free.first(0) {
+        if let Some(task) = self.seg.task_free.first_below(0, self.seg.tasks_used()) {
             return Ok(task / 64);
         }
         extend_tasks(&self.seg)
@@ -554,7 +566,7 @@ impl P {
 /// The effect of a spawn: `RESERVED` to `RUNNABLE`. Idempotent; true when it was this call that did it.
 pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) -> bool {
     let record = &segment.tasks[task];
-    let done = record
+    record
         .word
         .compare_exchange(
             reserved.0,
@@ -562,9 +574,5 @@ pub(crate) fn make_runnable(segment: &Segment, task: usize, reserved: TaskWord) 
             AcqRel,
             Relaxed,
         )
-        .is_ok();
-    if done {
-        segment.hdr.sched.tasks_alive.0.fetch_add(1, Relaxed);
-    }
-    done
+        .is_ok()
 }

@@ -21,7 +21,7 @@ use shm_layout::{
 };
 
 use super::{Segment, limits};
-use crate::{Error, error::Result, failpoint};
+use crate::{Error, error::Result, failpoint, planted};
 
 /// States of a chunk word; the word is a `JobWord` with these states.
 pub(crate) mod chunk {
@@ -81,6 +81,9 @@ impl Segment {
         failpoint!("grow.claimed");
         self.hdr.committed_chunks.0.fetch_max(c as u32 + 1, AcqRel);
         let first = c * CHUNK_PAGES / 64;
+        if planted!(ReadyBeforeBits) {
+            self.chunk_words[c].store(mine.with_state(chunk::READY).0, Release);
+        }
         for w in first..first + CHUNK_PAGES / 64 {
             failpoint!("grow.bits");
             self.page_bits[w].fetch_or(!0, Release);
@@ -235,6 +238,9 @@ impl Segment {
                     .is_ok()
                 {
                     failpoint!("pages.bits");
+                    if planted!(IntentClearedEarly) {
+                        self.intend(me, IntentWord(0));
+                    }
                     self.name_pages(first, count, me);
                     *hint = w;
                     return Some(first);

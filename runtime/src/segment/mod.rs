@@ -247,6 +247,25 @@ impl Inner {
             .load(std::sync::atomic::Ordering::SeqCst) as usize]
     }
 
+    /// Task records ever used: no finder shows one beyond.
+    #[inline]
+    pub(crate) fn tasks_used(&self) -> usize {
+        // SeqCst: raised before a record is first entered anywhere.
+        self.hdr
+            .sched
+            .task_high
+            .load(std::sync::atomic::Ordering::SeqCst) as usize
+    }
+
+    /// Work buffers ever used: no finder shows one beyond.
+    #[inline]
+    pub(crate) fn workbufs_used(&self) -> usize {
+        self.hdr
+            .sched
+            .workbuf_high
+            .load(std::sync::atomic::Ordering::SeqCst) as usize
+    }
+
     /// Address of the object that `r` names. Arithmetic only; whether it may be touched is the caller's argument.
     #[inline]
     pub(crate) fn object(&self, r: Ref) -> *mut u8 {

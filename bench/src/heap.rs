@@ -1,0 +1,172 @@
+//! What the programs share: flags, a segment, P's in processes of their own, clocks.
+
+use std::{
+    fs::OpenOptions,
+    os::fd::AsRawFd,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use coheap::{Idle, Kinds, P, Segment, SegmentConfig, sched as runtime_sched};
+use nix::sys::{
+    prctl,
+    resource::{UsageWho, getrusage},
+    signal::Signal,
+};
+
+/// What goes wrong, for people.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// `--name value` pairs.
+pub struct Flags(Vec<String>);
+
+impl Flags {
+    /// The command line after the subcommand.
+    pub fn new(args: Vec<String>) -> Flags {
+        Flags(args)
+    }
+
+    /// A flag's text.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let at = self.0.iter().position(|a| a == name)?;
+        self.0.get(at + 1).map(String::as_str)
+    }
+
+    /// A flag's number.
+    pub fn number(&self, name: &str, default: u64) -> u64 {
+        self.text(name)
+            .and_then(|t| t.parse().ok())
+            .unwrap_or(default)
+    }
+}
+
+/// A segment of `max_mb` MiB.
+pub fn segment(max_mb: u64, gc_percent: i32) -> Result<Segment> {
+    Ok(Segment::create(&SegmentConfig {
+        max_bytes: max_mb << 20,
+        gc_percent,
+        name: "bench".into(),
+        ..SegmentConfig::default()
+    })?)
+}
+
+/// The kinds of task of every program.
+pub fn kinds() -> Kinds {
+    crate::sched::kinds(crate::alloc::kinds(Kinds::new()))
+}
+
+/// Processes that run tasks of the segment until they are told to leave.
+pub struct Children {
+    segment: Segment,
+    children: Vec<Child>,
+}
+
+impl Children {
+    /// Starts `n` of them, and waits until they are P's.
+    pub fn start(segment: &Segment, n: usize) -> Result<Children> {
+        let path = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            segment.fd().as_raw_fd()
+        );
+        let before = live(segment);
+        let mut children = Vec::new();
+        for _ in 0..n {
+            children.push(
+                Command::new(std::env::current_exe()?)
+                    .args(["child", "--segment", &path])
+                    .spawn()?,
+            );
+        }
+        while live(segment) < before + n {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Children {
+            segment: segment.clone(),
+            children,
+        })
+    }
+
+    /// Tells them to leave; returns the processor time they took, in nanoseconds.
+    pub fn stop(self) -> Result<u64> {
+        runtime_sched::request_shutdown(&self.segment);
+        for mut child in self.children {
+            child.wait()?;
+        }
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+        let ns = |t: nix::sys::time::TimeVal| {
+            t.tv_sec() as u64 * 1_000_000_000 + t.tv_usec() as u64 * 1000
+        };
+        Ok(ns(usage.user_time()) + ns(usage.system_time()))
+    }
+}
+
+fn live(segment: &Segment) -> usize {
+    let status = segment.status();
+    status.procs.iter().filter(|p| p.state == "live").count()
+}
+
+/// The program of a child.
+pub fn child(flags: &Flags) -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let path = flags.text("--segment").ok_or("child without --segment")?;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut p = P::lease(Segment::open_fd(file.into())?)?;
+    p.run(&kinds(), |_, _| Idle::Continue)?;
+    Ok(())
+}
+
+/// Processor time of this thread, in nanoseconds.
+pub fn thread_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Time of a measurement: the thread's processor time where one P does it all, which other programs disturb least, else the wall's.
+pub struct Clock {
+    wall: Instant,
+    cpu_ns: u64,
+}
+
+impl Clock {
+    /// Starts it.
+    pub fn start() -> Clock {
+        Clock {
+            wall: Instant::now(),
+            cpu_ns: thread_cpu_ns(),
+        }
+    }
+
+    /// Nanoseconds since, for a measurement with `procs` P's.
+    pub fn ns(&self, procs: usize) -> f64 {
+        if procs == 1 {
+            (thread_cpu_ns() - self.cpu_ns) as f64
+        } else {
+            self.wall.elapsed().as_nanos() as f64
+        }
+    }
+}
+
+/// Median nanoseconds per operation of `rounds` timings of `f`, which does `n` operations.
+pub fn per_op(rounds: usize, n: u64, mut f: impl FnMut()) -> f64 {
+    let times = (0..rounds).map(|_| {
+        let clock = Clock::start();
+        f();
+        clock.ns(1) / n as f64
+    });
+    median(times.collect())
+}
+
+/// The middle one; the upper of two.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Two digits after the point are enough.
+pub fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

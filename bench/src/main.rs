@@ -1,0 +1,42 @@
+//! Programs that measure coheap, one a subcommand, each printing one JSON line; `compare` runs them beside their peers.
+//!
+//! ```text
+//! bench scope | alloc | mark | sched | trees   [--flag value]...
+//! bench compare [--runs N] [--out FILE]        Markdown: ours and every peer that is installed, pair by pair
+//! ```
+//! Figures are for comparing within one run; the machine's own noise is larger than most differences.
+
+mod alloc;
+mod compare;
+mod heap;
+mod mark;
+mod sched;
+mod scope;
+mod trees;
+
+use heap::Flags;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let flags = Flags::new(args.collect());
+    let result = match command.as_str() {
+        "child" => heap::child(&flags),
+        "scope" => scope::run(&flags),
+        "alloc" => alloc::run(&flags),
+        "mark" => mark::run(&flags),
+        "sched" => sched::run(&flags),
+        "trees" => trees::run(&flags),
+        "compare" => compare::run(&flags),
+        _ => {
+            eprintln!(
+                "usage: bench scope | alloc | mark | sched | trees | compare, with [--flag value]..."
+            );
+            std::process::exit(2);
+        }
+    };
+    if let Err(e) = result {
+        eprintln!("bench: {e}");
+        std::process::exit(1);
+    }
+}

@@ -1,0 +1,52 @@
+//! `trees`: binary-trees by `coheap run trees`, whole processes: start-up and end included.
+
+use std::{path::PathBuf, process::Command, time::Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use serde_json::json;
+
+use crate::heap::{Flags, Result, round};
+
+/// The `coheap` beside this program.
+fn coheap() -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("coheap");
+    if path.exists() {
+        return Ok(path);
+    }
+    Err("no coheap beside bench: cargo build --release".into())
+}
+
+/// Flags: `--depth`, `--procs`, `--gc-percent`, `--max`.
+pub fn run(flags: &Flags) -> Result<()> {
+    let depth = flags.text("--depth").unwrap_or("18");
+    let procs = flags.text("--procs").unwrap_or("2");
+    let cpu = || {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+        let s = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+        Ok::<_, nix::Error>((
+            s(usage.user_time()) + s(usage.system_time()),
+            usage.max_rss(),
+        ))
+    };
+    let mut command = Command::new(coheap()?);
+    command.args(["run", "trees", "--depth", depth, "-n", procs]);
+    for flag in ["--gc-percent", "--max"] {
+        if let Some(value) = flags.text(flag) {
+            command.args([flag, value]);
+        }
+    }
+    let (started, before) = (Instant::now(), cpu()?.0);
+    let output = command.output()?;
+    let (wall, after) = (started.elapsed().as_secs_f64(), cpu()?);
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    println!(
+        "{}",
+        json!({
+            "bench": "trees", "depth": depth, "procs": procs, "wall_s": round(wall),
+            "cpu_s": round(after.0 - before), "peak_rss_mb": after.1 / 1024,
+        })
+    );
+    Ok(())
+}

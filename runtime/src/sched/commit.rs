@@ -141,7 +141,7 @@ impl Proc {
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");
         if planted!(EffectBeforeCommit) {
-            apply(&self.seg, task, commit, self.me.p, &mut |child| {
+            apply(&self.seg, task, commit, (self.me.p, First), &mut |child| {
                 self.runq_put(child, false)
             });
         }

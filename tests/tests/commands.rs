@@ -151,3 +151,38 @@ fn trace_lines_in_gos_shape_are_seen_under_run() {
     assert!(text.lines().any(|l| l.starts_with("gc 1 @")), "{text}");
     assert!(text.lines().any(|l| l.starts_with("SCHED ")), "{text}");
 }
+
+#[test]
+fn systemd_is_told_ready_alive_and_stopping() {
+    let mut sandbox = Sandbox::new();
+    let path = sandbox.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("binds");
+    socket
+        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+        .expect("sets");
+    let hear = || {
+        let mut bytes = [0; 500];
+        let n = socket.recv(&mut bytes).expect("a word");
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    };
+    let mut daemon = sandbox.command("coheapd", &["--name", "s", "--foreground"]);
+    daemon
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000")
+        .stderr(std::process::Stdio::null());
+    let pid = sandbox.spawn(daemon);
+    let ready = hear();
+    assert!(
+        ready.starts_with("READY=1\n") && ready.contains(&format!("MAINPID={pid}")),
+        "{ready}"
+    );
+    assert_eq!(hear(), "WATCHDOG=1");
+    assert_eq!(hear(), "WATCHDOG=1");
+    sandbox.ok(&["--name", "s", "stop"]);
+    let mut last = hear();
+    while last == "WATCHDOG=1" {
+        last = hear();
+    }
+    assert!(last.starts_with("STOPPING=1"), "{last}");
+    assert!(sandbox.wait(pid).success());
+}

@@ -213,6 +213,8 @@ impl<'p> Bench<'p> {
         let limit = u64::from(self.0.seg.hdr.sched.redeliver_max.load(Relaxed));
         for task in &self.0.seg.tasks[..n] {
             task.tries.store(limit << 32, SeqCst);
+            let seen = TaskWord(task.word.load(Acquire));
+            task.word.store(seen.with_attempts(1).0, SeqCst);
         }
     }
     /// The mark worker to run now, claimed.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Each fault, and an operation that meets it.
 const PLANTS: &[(&str, &str)] = &[
-    ("push-not-recorded", "mark"),
+    ("push-not-recorded", "root-job"),
     ("intent-cleared-early", "alloc-new-span"),
     ("ready-before-bits", "grow"),
     ("effect-before-commit", "commit"),

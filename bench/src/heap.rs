@@ -53,7 +53,8 @@ pub fn segment(max_mb: u64, gc_percent: i32) -> Result<Segment> {
 /// The kinds of task of every program.
 pub fn kinds() -> Kinds {
     let kinds = crate::sched::kinds(crate::alloc::kinds(Kinds::new()));
-    crate::recover::kinds(kinds)
+    let kinds = crate::pause::kinds(crate::recover::kinds(kinds));
+    crate::map::kinds(crate::threadtest::kinds(kinds))
 }
 
 /// Processes that run tasks of the segment until they are told to leave.

@@ -44,6 +44,7 @@ const SCOPE_OBJECTS: u64 = 200;
 const PAGE_WORDS: usize = 512;
 
 #[derive(Shared, Default)]
+#[shared(name = "bench.recover.Node")]
 struct Node {
     next: Slot<Node>,
     x: [u64; 3],
@@ -61,6 +62,7 @@ fn chain<'a>(cx: &'a Cx<'_>, n: u64) -> coheap::Result<Gc<'a, Node>> {
 
 /// A survivor's task, and what is known about its steps.
 #[derive(Shared)]
+#[shared(name = "bench.recover.Survivor")]
 pub struct Survivor {
     steps: AtomicU64,
     ended_ns: AtomicU64,
@@ -132,6 +134,7 @@ pub fn victim(flags: &Flags) -> Result<()> {
 
 /// What a victim maps before it is killed.
 #[derive(Shared)]
+#[shared(name = "bench.recover.Touched")]
 struct Touched {
     ready: AtomicU64,
     words: Slot<Array<AtomicU64>>,

@@ -208,13 +208,11 @@ impl<'p> Bench<'p> {
     pub fn put(self, task: usize, next: bool) {
         self.0.runq_put(task, next);
     }
-    /// Says that the first `n` tasks have lost all the runs that deaths may cost them.
-    pub fn wear_out(self, n: usize) {
-        let limit = u64::from(self.0.seg.hdr.sched.redeliver_max.load(Relaxed));
+    /// Says that the first `n` tasks have lost `attempts` runs.
+    pub fn set_attempts(self, n: usize, attempts: u8) {
         for task in &self.0.seg.tasks[..n] {
-            task.tries.store(limit << 32, SeqCst);
             let seen = TaskWord(task.word.load(Acquire));
-            task.word.store(seen.with_attempts(1).0, SeqCst);
+            task.word.store(seen.with_attempts(attempts).0, SeqCst);
         }
     }
     /// The mark worker to run now, claimed.
@@ -527,7 +525,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
     const OWNER_DIED: u32 = 0x4000_0000;
     const WAITERS: u32 = 0x8000_0000;
     const NOBODY: u32 = 0x1fff_fffe;
-    let die = |word: &std::sync::atomic::AtomicU32| {
+    let die = |word: &shm_layout::sync::AtomicU32| {
         let seen = word.load(SeqCst);
         if seen & !WAITERS == tid {
             word.store(seen & WAITERS | OWNER_DIED, SeqCst);
@@ -541,7 +539,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
         }
     }
     // SAFETY: 1. In bounds and aligned: the first four bytes of an array of `AtomicU64`. 2. The lock word of a `pthread_mutex_t`.
-    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>() });
+    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<shm_layout::sync::AtomicU32>() });
 }
 
 /// Makes P `p` of a copy leave its scope: what a survivor that is inside would do next. It has shaded nothing.

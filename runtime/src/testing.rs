@@ -208,11 +208,13 @@ impl<'p> Bench<'p> {
     pub fn put(self, task: usize, next: bool) {
         self.0.runq_put(task, next);
     }
-    /// Says that the first `n` tasks have lost `attempts` runs.
-    pub fn set_attempts(self, n: usize, attempts: u8) {
+    /// Says that the first `n` tasks have lost all the runs that deaths may cost them.
+    pub fn wear_out(self, n: usize) {
+        let limit = u64::from(self.0.seg.hdr.sched.redeliver_max.load(Relaxed));
         for task in &self.0.seg.tasks[..n] {
+            task.tries.store(limit << 32, SeqCst);
             let seen = TaskWord(task.word.load(Acquire));
-            task.word.store(seen.with_attempts(attempts).0, SeqCst);
+            task.word.store(seen.with_attempts(1).0, SeqCst);
         }
     }
     /// The mark worker to run now, claimed.

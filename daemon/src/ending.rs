@@ -23,6 +23,7 @@ impl Daemon {
             }
         };
         if news {
+            self.supervisor.stopping();
             log::info!("ev=daemon.stopping mode={mode:?} msg={why:?}");
             if mode != StopMode::Smart {
                 self.abandon_run();

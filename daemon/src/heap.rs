@@ -5,10 +5,12 @@ use crate::{
     error::DaemonError,
     events::{Event, Notifier},
     logging,
+    state::State,
 };
 use coheap::segment::{Backing, Segment, SegmentConfig};
 use coheap_protocol::{HeapNumbers, Progress, RunId, TaskRow, Totals, run::counter};
 use std::{
+    fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -232,21 +234,23 @@ pub fn remove(segment: &Segment, backing: &Backing) {
     }
 }
 
-/// Removes the segment that a killed daemon left under a name, when none of its processes lives.
-pub fn remove_stale(backing: &str) {
-    let backing: Result<Backing, _> = backing.parse();
-    if let Some(path) = backing
-        .ok()
-        .as_ref()
-        .and_then(path_of)
-        .filter(|path| path.exists())
-    {
-        log::warn!(
-            "ev=heap.stale path={} msg=\"removing the heap of a daemon that was killed with all its workers\"",
-            path.display()
-        );
-        unlink(&path);
+/// Removes the segment that a killed daemon left under a name, when none of its processes lives. A name that leads to anything else
+/// by now is a stranger's, and stays.
+pub fn remove_stale(state: &State) {
+    let backing: Result<Backing, _> = state.backing.parse();
+    let Some(path) = backing.ok().as_ref().and_then(path_of) else {
+        return;
+    };
+    let Ok(file) = File::open(&path) else { return };
+    if Segment::incarnation_of(&file) != Some(state.incarnation()) {
+        let path = path.display();
+        return log::warn!("ev=heap.stranger path={path} msg=\"not the segment that was left\"");
     }
+    let path_shown = path.display();
+    log::warn!(
+        "ev=heap.stale path={path_shown} msg=\"removing the heap of a daemon that was killed with all its workers\""
+    );
+    unlink(&path);
 }
 
 /// Where the segment has a name.

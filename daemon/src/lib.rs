@@ -32,6 +32,7 @@ pub mod error;
 pub mod events;
 pub mod heap;
 pub mod logging;
+pub mod notify;
 pub mod outbox;
 pub mod reload;
 pub mod restart;

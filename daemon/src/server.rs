@@ -15,6 +15,7 @@ use crate::{
     events::{Event, Events},
     heap::{self, Death},
     logging,
+    notify::Supervisor,
     outbox::Outbox,
     runs::Run,
     state::State,
@@ -82,6 +83,7 @@ pub struct Daemon {
     pub(crate) procs_told: Option<(u16, Instant)>,
     pub(crate) state_is_old: bool,
     pub(crate) exit_code: u8,
+    pub(crate) supervisor: Supervisor,
 }
 
 /// Who made `poll` return.
@@ -119,7 +121,7 @@ impl Daemon {
         let launch = launch(args, &config, &dir)?;
         let instance = Instance::acquire(dir)?;
         let found = State::load(instance.dir());
-        let stale = found.as_ref().map(|state| state.backing.clone());
+        let stale = found.clone();
         let left = found.filter(|state| !state.living().is_empty());
         let listener = instance.listen()?;
         let (segment, callers) = match &left {
@@ -134,7 +136,7 @@ impl Daemon {
             Some(segment) => segment,
             None => {
                 left.iter().for_each(|state| end_lost(&state.living()));
-                stale.iter().for_each(|backing| heap::remove_stale(backing));
+                stale.iter().for_each(heap::remove_stale);
                 heap::create(&config)?
             }
         };
@@ -164,6 +166,7 @@ impl Daemon {
             procs_told: None,
             state_is_old: true,
             exit_code: codes::OK,
+            supervisor: Supervisor::from_env(),
         };
         let asked = &daemon.config.workers;
         let (asked, said) = (asked.value, asked.origin != Origin::Default);
@@ -200,6 +203,8 @@ impl Daemon {
         log::info!(
             "ev=daemon.ready name={name} pid={pid} max={max} backing={backing} adopted={adopted}"
         );
+        self.supervisor
+            .ready(&format!("{name}: {max} at most, adopted={adopted}"));
         self.owner = notify.ready(args.owner);
         Ok(())
     }
@@ -235,6 +240,7 @@ impl Daemon {
         self.stop_tick(now);
         self.match_procs(now);
         self.save_state();
+        self.supervisor.tick(now);
     }
 
     /// Brings the number of P's that may run to what was asked for. Only a P can change it, so a worker is told to; whether
@@ -290,10 +296,18 @@ impl Daemon {
             .is_some_and(|s| s.step() == Step::Draining);
         let look = (draining || !self.gc_waits.is_empty())
             .then(|| Instant::now() + Duration::from_millis(20));
-        [hello, run, procs, stop, restart, look]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            hello,
+            run,
+            procs,
+            stop,
+            restart,
+            look,
+            self.supervisor.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn sleep(&self) -> Result<Vec<(Key, PollFlags)>, DaemonError> {

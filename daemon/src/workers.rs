@@ -55,6 +55,9 @@ impl Launch {
             .env("COHEAP_SOCKET", &self.socket)
             .env("COHEAP_P_HINT", place.to_string());
         command.env("COHEAP_LOG", &self.log_level);
+        for supervisors in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(supervisors);
+        }
         if let Some(log) = &self.log {
             let file = OpenOptions::new().append(true).create(true).open(log);
             command

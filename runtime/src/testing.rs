@@ -208,11 +208,13 @@ impl<'p> Bench<'p> {
     pub fn put(self, task: usize, next: bool) {
         self.0.runq_put(task, next);
     }
-    /// Says that the first `n` tasks have lost `attempts` runs.
-    pub fn set_attempts(self, n: usize, attempts: u8) {
+    /// Says that the first `n` tasks have lost all the runs that deaths may cost them.
+    pub fn wear_out(self, n: usize) {
+        let limit = u64::from(self.0.seg.hdr.sched.redeliver_max.load(Relaxed));
         for task in &self.0.seg.tasks[..n] {
+            task.tries.store(limit << 32, SeqCst);
             let seen = TaskWord(task.word.load(Acquire));
-            task.word.store(seen.with_attempts(attempts).0, SeqCst);
+            task.word.store(seen.with_attempts(1).0, SeqCst);
         }
     }
     /// The mark worker to run now, claimed.
@@ -339,11 +341,6 @@ pub fn bytes(segment: &Segment) -> (*mut u8, usize) {
     (first.cast_mut().cast(), segment.geo.total_bytes)
 }
 
-/// Length of the mapping of a heap of `max_bytes`.
-pub fn heap_at(segment: &Segment) -> usize {
-    segment.geo.heap_at
-}
-
 /// What tells one state of the segment from another, of the first P's, tasks, and pages: everything but clocks, counters, and rings.
 pub fn telling_ranges(segment: &Segment) -> Vec<Range<usize>> {
     let g = &segment.geo;
@@ -434,7 +431,7 @@ pub fn name_of(segment: &Segment, at: usize) -> String {
             ),
             "sched" => field(
                 fields!(Sched: gomaxprocs, shutdown, task_high, task_committed, workbuf_high, proc_high, worker_high, idle,
-                    spinning, next_timer_ns, global_next),
+                    spinning, next_timer_ns, global_next, redeliver_max),
                 at - std::mem::offset_of!(Header, sched),
             ),
             "stats" => field(
@@ -593,7 +590,7 @@ pub fn tasks_by_state(segment: &Segment) -> [usize; 8] {
     counts
 }
 
-/// What must not be while nobody works: the phase is "off", every P is outside, and those in `lessees` are the only leases.
+/// What must not be while nobody works: the phase is "off" and every P is outside.
 pub fn audit(segment: &Segment) -> Vec<String> {
     let mut out = Vec::new();
     audit_procs(segment, &mut out);

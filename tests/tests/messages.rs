@@ -197,7 +197,7 @@ fn an_unreadable_file_is_reported_and_the_rest_is_indexed() {
     fs::create_dir(&dir).expect("makes");
     fs::write(dir.join("good"), "one two two").expect("writes");
     fs::write(dir.join("secret"), "three").expect("writes");
-    fs::set_permissions(dir.join("secret"), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(dir.join("secret"), fs::Permissions::from_mode(0o000)).expect("chmod");
     let mut command = sandbox.command(
         "coheap",
         &[

@@ -163,14 +163,8 @@ fn classes(global: &Global, segment: &Segment) -> u8 {
 /// Metrics in Prometheus' text format: P numbers as labels, never process numbers.
 fn prometheus(segment: &Segment) -> String {
     let s = segment.status();
-    let mut out = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, f64)]| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for (labels, value) in rows {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
-    };
+    let mut metrics = Metrics::default();
+    let mut metric = |name, kind, help, rows: &[(String, f64)]| metrics.add(name, kind, help, rows);
     let one = |n: u64| [(String::new(), n as f64)];
     let label = |key: &str, value: &str, n: u64| (format!("{{{key}=\"{value}\"}}"), n as f64);
     let info = format!(
@@ -232,35 +226,18 @@ fn prometheus(segment: &Segment) -> String {
         "Collections by what started them.",
         &by,
     );
+    let (bounds, below) = histogram(&s.pause_hist);
     metric(
         "coheap_gc_pause_seconds",
         "histogram",
         "Delays the collector put on P's.",
-        &[],
+        &bounds,
     );
-    let (mut sum, mut below) = (0.0, 0);
-    for (b, &n) in s.pause_hist.iter().enumerate() {
-        below += n;
-        sum += n as f64 * 1.5 * (1u64 << b) as f64 / 1e9;
-        if n > 0 {
-            let bound = (2u64 << b) as f64 / 1e9;
-            let _ = writeln!(
-                out,
-                "coheap_gc_pause_seconds_bucket{{le=\"{bound}\"}} {below}"
-            );
-        }
+    let (n, sum) = below;
+    for (what, value) in [("sum", sum), ("count", n)] {
+        metrics.line(&format!("coheap_gc_pause_seconds_{what}"), value);
     }
-    let _ = writeln!(out, "coheap_gc_pause_seconds_bucket{{le=\"+Inf\"}} {below}");
-    let _ = writeln!(
-        out,
-        "coheap_gc_pause_seconds_sum {sum}\ncoheap_gc_pause_seconds_count {below}"
-    );
-    let mut metric = |name: &str, kind: &str, help: &str, rows: &[(String, f64)]| {
-        let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-        for (labels, value) in rows {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
-    };
+    let mut metric = |name, kind, help, rows: &[(String, f64)]| metrics.add(name, kind, help, rows);
     let cpu: Vec<_> = ["dedicated", "fractional", "idle", "assist"]
         .iter()
         .zip(s.mark_ns)
@@ -341,5 +318,38 @@ fn prometheus(segment: &Segment) -> String {
         "Roots.",
         &[label("kind", "named", segment.named_roots().len() as u64)],
     );
-    out
+    metrics.0
+}
+
+/// Metrics as text.
+#[derive(Default)]
+struct Metrics(String);
+
+impl Metrics {
+    fn add(&mut self, name: &str, kind: &str, help: &str, rows: &[(String, f64)]) {
+        // Writing to a string cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in rows {
+            self.line(&format!("{name}{labels}"), *value);
+        }
+    }
+
+    fn line(&mut self, series: &str, value: f64) {
+        let _ = writeln!(self.0, "{series} {value}");
+    }
+}
+
+/// Buckets that hold something, as cumulated counts below their upper bounds in seconds; and how many in all, with their sum taken at
+/// the middle of each bucket.
+fn histogram(hist: &[u64]) -> (Vec<(String, f64)>, (f64, f64)) {
+    let (mut below, mut sum) = (0, 0.0);
+    let mut rows = Vec::new();
+    for (b, &n) in hist.iter().enumerate().filter(|&(_, &n)| n > 0) {
+        below += n;
+        sum += n as f64 * 1.5 * (1u64 << b) as f64 / 1e9;
+        let bound = (2u64 << b) as f64 / 1e9;
+        rows.push((format!("_bucket{{le=\"{bound}\"}}"), below as f64));
+    }
+    rows.push(("_bucket{le=\"+Inf\"}".into(), below as f64));
+    (rows, (below as f64, sum))
 }

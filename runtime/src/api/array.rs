@@ -121,6 +121,20 @@ fn array_number(stride: usize, map: &RefMap) -> usize {
         })
 }
 
+/// Number of the cursors for arrays of this number and size class: one for all P's that this process leases, one after the other
+/// or at once. Each P fills in the shape for its own segment.
+fn cursor_number(number: usize, class: usize) -> usize {
+    static CELLS: std::sync::Mutex<Vec<[TypeCell; size_class::CLASSES]>> =
+        std::sync::Mutex::new(Vec::new());
+    let mut cells = CELLS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    while cells.len() <= number {
+        cells.push([const { TypeCell::new() }; size_class::CLASSES]);
+    }
+    cells[number][class].number()
+}
+
 impl<'p> Cx<'p> {
     /// A new array of `len` zero elements.
     ///
@@ -226,8 +240,7 @@ impl Proc {
             known.resize(number + 1, [0; size_class::CLASSES]);
         }
         if known[number][class] == 0 {
-            let cell = TypeCell::new();
-            let i = cell.number();
+            let i = cursor_number(number, class);
             let Some(cursor) = self.cursors.get(i) else {
                 return Err(Error::TableFull {
                     table: "types of one process",

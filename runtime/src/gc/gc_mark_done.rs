@@ -181,7 +181,11 @@ impl Proc {
             .seg
             .buf_full
             .none_below(self.seg.hdr.sched.workbuf_high.load(SeqCst) as usize);
-        if others_run || !none_published || !markroot::all_done(&self.seg, phase.cycle()) {
+        if others_run || !none_published {
+            return false;
+        }
+        if !markroot::all_done(&self.seg, phase.cycle()) {
+            markroot::find_again(&self.seg, phase.cycle());
             return false;
         }
         failpoint!("mark_done.looked");

@@ -32,6 +32,18 @@ pub(crate) fn all_done(segment: &Segment, cycle: u32) -> bool {
     })
 }
 
+/// Lets an open job be found again that the mark of the next job has passed: its opener died between opening it and moving the
+/// mark back, or a claimer of a later job moved the mark forward at the same time. Asked when marking seems over and is not.
+pub(crate) fn find_again(segment: &Segment, cycle: u32) {
+    let jobs = segment.hdr.gc.root_jobs.load(Acquire) as usize;
+    let open = segment.root_jobs[..jobs]
+        .iter()
+        .position(|word| is_open(JobWord(word.load(Acquire)), cycle));
+    if let Some(job) = open {
+        segment.hdr.gc.root_next.fetch_min(job as u32, AcqRel);
+    }
+}
+
 /// Is there a root job that nobody has claimed? A hint.
 pub(crate) fn any_open(segment: &Segment, cycle: u32) -> bool {
     let jobs = segment.hdr.gc.root_jobs.load(Relaxed);

@@ -128,6 +128,23 @@ impl Segment {
         Ok(unsafe { Segment::adopt(base, geo, fd, backing::Owned::Nothing) })
     }
 
+    /// Incarnation of the segment in a file, whatever version made it; `None` when the file holds no segment. Maps nothing.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// assert_eq!(coheap::Segment::incarnation_of(segment.fd()), Some(segment.incarnation()));
+    /// ```
+    pub fn incarnation_of(fd: impl AsFd) -> Option<u64> {
+        use shm_layout::header::Identity;
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            let read = nix::sys::uio::pread(fd.as_fd(), &mut bytes, at as i64);
+            (read == Ok(8)).then(|| u64::from_le_bytes(bytes))
+        };
+        let magic = word(std::mem::offset_of!(Identity, magic))?;
+        (magic == MAGIC).then(|| word(std::mem::offset_of!(Identity, incarnation)))?
+    }
+
     /// Maps the named POSIX segment `id`.
     ///
     /// # Errors

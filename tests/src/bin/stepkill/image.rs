@@ -33,7 +33,7 @@ fn view(segment: &Segment, range: &Range<usize>) -> &'static [u8] {
     assert!(range.end <= len);
     // SAFETY: 1. Inside the mapping, which stays as long as the segment that the caller keeps. 2. Nobody writes to it while the
     // slice is used: the victim is in a ptrace stop.
-    unsafe { std::slice::from_raw_parts(base.add(range.start), range.len()) }
+    unsafe { std::slice::from_raw_parts(base.wrapping_add(range.start), range.len()) }
 }
 
 impl Watcher {

@@ -472,7 +472,7 @@ fn step_through(op: &Op, args: &Args, out: &mut Outcome) -> Result<Vec<u64>, Str
                 if double && seen_branches.insert(branches) {
                     double_mode(&scene.segment, op, pid, n, out);
                 }
-                if signature != first {
+                if !signature.is(&first, op.lags) {
                     steps.push((n, changed, Ok(signature), scene.victim.at()));
                 }
             }
@@ -484,7 +484,8 @@ fn step_through(op: &Op, args: &Args, out: &mut Outcome) -> Result<Vec<u64>, Str
         .0;
     for (n, changed, result, place) in steps {
         match result {
-            Ok(signature) if signature == last || op.may_give_up && signature.gave_up() => {}
+            Ok(signature)
+                if signature.is(&last, op.lags) || op.may_give_up && signature.gave_up() => {}
             Ok(signature) => out.fail(
                 "killed",
                 n,
@@ -566,7 +567,7 @@ fn double_mode(segment: &Segment, op: &Op, pid: u32, n: u64, out: &mut Outcome) 
     let expected = examine(&first, &mut second, op, pid, out).map(|r| r.0);
     for (k, changed, place, result) in signatures {
         match (&result, &expected) {
-            (Ok(a), Ok(b)) if a == b => {}
+            (Ok(a), Ok(b)) if a.is(b, op.lags) => {}
             (Ok(a), Ok(b)) => out.fail(
                 "double",
                 n,
@@ -593,7 +594,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
     let ends: &[u64] = if to_the_end { &[u64::MAX] } else { &[] };
     for &n in std::iter::once(&0).chain(instructions).chain(ends) {
         alive();
-        let result = Scene::set(op).and_then(|mut scene| {
+        let result = Scene::set(op).map(|mut scene| {
             let mut done = 0;
             while done < n && scene.victim.step() == Stop::Stepped {
                 done += 1;
@@ -613,7 +614,7 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
                 std::mem::forget(scene.p0);
             }
             out.kills += 1;
-            Ok((result, place))
+            (result, place)
         });
         match result {
             Ok((result, place)) => results.push((n, place, result)),
@@ -628,9 +629,9 @@ fn kill_mode(op: &Op, instructions: &[u64], to_the_end: bool, out: &mut Outcome)
         match result {
             Ok(signature) => {
                 let first = first.get_or_insert_with(|| signature.clone());
-                let known = signature == *first
+                let known = signature.is(first, op.lags)
                     || !to_the_end
-                    || Some(&signature) == end.as_ref()
+                    || end.as_ref().is_some_and(|end| signature.is(end, op.lags))
                     || op.may_give_up && signature.gave_up();
                 if !known {
                     out.fail(

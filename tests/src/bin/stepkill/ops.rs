@@ -1,7 +1,7 @@
 //! The critical operations, each between two marks.
 //!
 //! An operation is a function that the victim process runs: it leases a P, brings it to where the operation starts, passes
-//! [`mark`], does the one thing, passes `mark` again, and then puts everything in order, so that a victim that was only stopped
+//! [`mark()`], does the one thing, passes `mark` again, and then puts everything in order, so that a victim that was only stopped
 //! can end well. What the survivor P0 does beforehand stands in `before`, what it does at the first mark in `at_mark`.
 
 use std::{any::Any, time::Duration};
@@ -24,6 +24,8 @@ pub struct Op {
     pub p0_inside: bool,
     /// Has the task lost so many runs that a death in the middle is its last?
     pub may_give_up: bool,
+    /// May garbage stay reachable for a while after a death in the middle, behind a hint that lags?
+    pub lags: bool,
     /// Too long for the short form, which meets the same steps elsewhere?
     pub long: bool,
 }
@@ -86,12 +88,34 @@ struct Failing {
     id: u64,
 }
 
+/// Moves one entry from a queue to another.
+#[derive(Shared)]
+struct Mover {
+    id: u64,
+}
+
+impl Task for Mover {
+    const KIND: &'static str = "mover";
+    type Output = Sum;
+    fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
+        let cx = &*cx;
+        let from = cx.root::<Queue<Entry>>("from")?.get(cx).expect("a queue");
+        let to = cx.root::<Queue<Entry>>("to")?.get(cx).expect("a queue");
+        if let Some(entry) = cx.take(from)? {
+            cx.push(to, entry)?;
+        }
+        mark::if_wanted(mark::STEP_END);
+        Ok(Next::Done(None))
+    }
+}
+
 pub fn kinds() -> Kinds {
     Kinds::new()
         .with::<Leaf>()
         .with::<Parent>()
         .with::<Sleeper>()
         .with::<Failing>()
+        .with::<Mover>()
 }
 
 fn node<'a>(cx: &'a Cx<'_>, value: u64) -> Result<Gc<'a, Node>> {
@@ -215,8 +239,13 @@ pub fn outcome(p: &mut P) -> String {
         );
         let tree = cx.root::<Node>("tree").expect("a root").get(cx);
         let out = cx.root::<Node>("out").expect("a root").get(cx);
+        let queued = |name: &str| {
+            let queue = cx.root::<Queue<Entry>>(name).expect("a root").get(cx);
+            queue.map_or(Vec::new(), |q| q.iter(cx).map(|e| e.id).collect())
+        };
+        let (from, to) = (queued("from"), queued("to"));
         format!(
-            "log {ids:?}, tree {}, out {}",
+            "log {ids:?}, queues {from:?} {to:?}, tree {}, out {}",
             tree.map_or(0, |t| count(cx, t)),
             out.map_or(0, |t| count(cx, t))
         )
@@ -338,6 +367,37 @@ fn sleeper(p: &mut P) -> Box<dyn Any> {
     )
 }
 
+/// Two queues, three entries in the first.
+fn queues(p: &mut P) -> Box<dyn Any> {
+    p.enter(|cx| {
+        let cx = &*cx;
+        let from = Queue::<Entry>::new(cx)?;
+        cx.root("from")?.set(cx, Some(from));
+        cx.root("to")?.set(cx, Some(Queue::<Entry>::new(cx)?));
+        for id in 1..4 {
+            from.push(cx, entry(cx, id)?)?;
+        }
+        Ok::<_, Error>(())
+    })
+    .expect("room for queues");
+    Box::new(())
+}
+
+fn mover(p: &mut P) -> Box<dyn Any> {
+    queues(p);
+    Box::new(
+        p.submit(|cx| cx.alloc(Mover { id: 1 }))
+            .expect("room for a task"),
+    )
+}
+
+fn entry<'a>(cx: &'a Cx<'_>, id: u64) -> Result<Gc<'a, Entry>> {
+    cx.alloc(Entry {
+        next: Slot::nil(),
+        id,
+    })
+}
+
 fn failing(p: &mut P) -> Box<dyn Any> {
     Box::new(
         p.submit(|cx| cx.alloc(Failing { id: 9 }))
@@ -348,7 +408,7 @@ fn failing(p: &mut P) -> Box<dyn Any> {
 /// A task that has lost all the runs it may lose.
 fn worn_leaf(p: &mut P) -> Box<dyn Any> {
     let kept = one_leaf(p);
-    p.bench().set_attempts(1, 3);
+    p.bench().wear_out(1);
     kept
 }
 
@@ -854,6 +914,31 @@ fn timer(segment: &Segment) {
     mark();
 }
 
+fn queue_of_values(segment: &Segment, push: bool) {
+    let mut p = lease(segment);
+    p.enter(|cx| {
+        let cx = &*cx;
+        let from = cx.root::<Queue<Entry>>("from").expect("a root");
+        let from = from.get(cx).expect("a queue");
+        let four = entry(cx, 4).expect("room");
+        mark();
+        if push {
+            from.push(cx, four).expect("room");
+        } else {
+            from.pop(cx);
+        }
+        mark();
+    });
+}
+
+fn value_push(segment: &Segment) {
+    queue_of_values(segment, true);
+}
+
+fn value_pop(segment: &Segment) {
+    queue_of_values(segment, false);
+}
+
 fn fail(segment: &Segment) {
     in_step(segment, mark::STEP_END, 1);
 }
@@ -1175,7 +1260,7 @@ fn names(segment: &Segment) {
 }
 
 macro_rules! ops {
-    ($($name:literal: $before:ident, $run:ident $(, at_mark $at:ident)? $(, inside $inside:literal)? $(, worn $worn:literal)? $(, long $long:literal)?;)+) => {
+    ($($name:literal: $before:ident, $run:ident $(, at_mark $at:ident)? $(, inside $inside:literal)? $(, worn $worn:literal)? $(, lags $lags:literal)? $(, long $long:literal)?;)+) => {
         &[$(Op {
             name: $name,
             before: $before,
@@ -1183,6 +1268,7 @@ macro_rules! ops {
             at_mark: { let at: fn(&mut P) = stays; $(let at: fn(&mut P) = { let _ = at; $at };)? at },
             p0_inside: { let inside = false; $(let inside = { let _ = inside; $inside };)? inside },
             may_give_up: { let worn = false; $(let worn = { let _ = worn; $worn };)? worn },
+            lags: { let lags = false; $(let lags = { let _ = lags; $lags };)? lags },
             long: { let long = false; $(let long = { let _ = long; $long };)? long },
         }),+]
     };
@@ -1228,6 +1314,10 @@ pub const OPS: &[Op] = ops! {
     "complete": parent, complete;
     "sleep": sleeper, sleep;
     "timer": sleeper, timer;
+    "value-push": queues, value_push;
+    "value-pop": queues, value_pop, lags true;
+    "value-move": mover, run_task, lags true;
+    "value-commit": mover, commit, lags true;
     "fail": failing, fail;
     "give-up": worn_leaf, run_task, worn true;
     "gc-start": a_tree, gc_start;

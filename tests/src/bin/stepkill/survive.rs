@@ -24,6 +24,11 @@ pub struct Signature {
 }
 
 impl Signature {
+    /// Is this what `other` left? With `lags`, apart from objects that the next operation would let go.
+    pub fn is(&self, other: &Signature, lags: bool) -> bool {
+        self == other || lags && self.outcome == other.outcome && self.tasks == other.tasks
+    }
+
     /// One task given up, and no effect of it.
     pub fn gave_up(&self) -> bool {
         self.tasks == [0, 0, 0, 0, 0, 0, 1, 0] && self.outcome.starts_with("log []")
@@ -113,7 +118,7 @@ pub fn run_tasks(p: &mut P, patience: Duration) -> Result<(), String> {
 
 /// The survivor's own work: it waits for nobody.
 pub fn allocate(p: &mut P) -> Result<(), String> {
-    p.enter(|cx| ops::own_work(cx))
+    p.enter(ops::own_work)
         .map_err(|e| format!("allocating: {e}"))
 }
 

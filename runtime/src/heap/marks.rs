@@ -1,10 +1,8 @@
 //! Mark bits: one bit per granule, set at the first granule of an object.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
+use shm_layout::sync::AtomicU64;
 use shm_layout::{PAGE_GRANULES, Ref};
 
 use crate::segment::{Inner, Segment};

@@ -11,6 +11,8 @@
 //! **Invariants.** W1: a new cycle starts only when every span has the generation of the last. W2: nobody sweeps a span that a P
 //! may still be allocating from: a `CACHED` span is taken only when its P is outside, after the phase word had said "off"; that P
 //! meets the new phase at its next edge and finds its word moved.
+//! W3: whoever sweeps is in a scope that it entered under the present "off": a sweeper left behind by a whole cycle would take
+//! spans of the next generation for unswept, and give away what is allocated in them.
 //! **If the sweeper dies** the span's word names it: recovery sweeps again, from step 2. A block it had claimed is swept by setting
 //! the cursor back.
 
@@ -28,6 +30,7 @@ use crate::{
     failpoint,
     sched::{proc::Proc, scope},
     segment::Segment,
+    twin,
 };
 
 /// Pages claimed at once by a sweeper.
@@ -209,7 +212,9 @@ fn needs_sweep(segment: &Segment, word: SpanWord, sweepgen: u8) -> bool {
     }
     match word.state() {
         SpanWord::PARTIAL | SpanWord::FULL => true,
-        SpanWord::CACHED => is_outside(&segment.procs[word.p() as usize], word),
+        SpanWord::CACHED => {
+            is_outside(&segment.procs[word.p() as usize], word) || twin!("sweep-cached")
+        }
         _ => false,
     }
 }

@@ -166,14 +166,11 @@ impl Proc {
 pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: u32) {
     let span = &segment.spans[page];
     let pages = span.pages.load(Relaxed) as usize;
+    marks::clear(segment.marks_of(cycle.wrapping_add(1)), page, pages);
+    failpoint!("sweep.cleared");
+    let live = marks::count(segment.marks_of(cycle), page, pages);
     let shape = span.shape.load(Relaxed) as usize;
     let class = segment.shapes[shape].class.load(Relaxed);
-    // A large object's only bit is its first: looking at all the others of a gigabyte would fault megabytes of bitmap in.
-    let marked_pages = if class == Shape::LARGE { 1 } else { pages };
-    let clear = segment.marks_of(cycle.wrapping_add(1));
-    marks::clear(clear, page, marked_pages);
-    failpoint!("sweep.cleared");
-    let live = marks::count(segment.marks_of(cycle), page, marked_pages);
     let objects = if class == Shape::LARGE {
         1
     } else {

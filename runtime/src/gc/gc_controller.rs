@@ -29,6 +29,8 @@ use crate::{
 const ONE: u64 = 1 << 16;
 /// Share of all P's that background marking takes: Go's gcBackgroundUtilization.
 const UTILIZATION: f64 = 0.25;
+/// Blocks of pages that one allocation sweeps at most.
+const CREDIT_BLOCKS: usize = 16;
 /// Bytes a P allocates or marks before it adds them to the sums.
 const FLUSH_BYTES: u64 = 16 << 10;
 /// Scan work an assist does at least, in bytes: Go's gcOverAssistWork.
@@ -281,7 +283,12 @@ impl Proc {
         let pages = u64::from(self.seg.hdr.committed_chunks.0.load(Relaxed))
             * shm_layout::CHUNK_PAGES as u64;
         let due = (u128::from(pages) * u128::from(grown) * 5 / 4 / u128::from(way)) as u64;
-        while gc.pages_swept.load(Relaxed) < due.min(pages) && self.sweep_some() {}
+        // Bounded: what is due and not done now is due at the next span.
+        for _ in 0..CREDIT_BLOCKS {
+            if gc.pages_swept.load(Relaxed) >= due.min(pages) || !self.sweep_some() {
+                return;
+            }
+        }
     }
 
     /// Bytes that became black, by marking or by being allocated in a black run.

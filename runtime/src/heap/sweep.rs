@@ -35,6 +35,8 @@ use crate::{
 
 /// Pages claimed at once by a sweeper.
 pub(crate) const BLOCK_PAGES: usize = 64;
+/// Blocks swept at once by who starts a cycle: 32 MiB of heap.
+const BURST_BLOCKS: usize = 64;
 
 /// Sweep generation of spans in a phase: those of the last finished cycle.
 pub(crate) fn sweepgen_of(phase: PhaseWord) -> u8 {
@@ -117,13 +119,23 @@ impl Proc {
         }
     }
 
-    /// Sweeps everything that is left of the last cycle; true when nothing is left.
+    /// Sweeps what is left of the last cycle, or a good part of it; true when nothing is left.
     pub(crate) fn sweep_all(&self) -> bool {
         let phase = self.seg.phase();
         if phase.kind() != PhaseWord::OFF {
             return false;
         }
-        while self.sweep_some() {}
+        // In bursts: whoever wants to start a cycle is in the middle of an allocation or between two steps, and asks again.
+        for _ in 0..BURST_BLOCKS {
+            if !self.sweep_some() {
+                return self.sweep_rest(phase);
+            }
+        }
+        false
+    }
+
+    /// Nobody has a block left to claim: what was missed is swept by looking at every span; true when nothing is left.
+    fn sweep_rest(&self, phase: PhaseWord) -> bool {
         let sweepgen = sweepgen_of(phase);
         let pages =
             self.seg.hdr.committed_chunks.0.load(Acquire) as usize * shm_layout::CHUNK_PAGES;

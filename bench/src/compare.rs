@@ -214,6 +214,69 @@ const PAIRS: &[Pair] = &[
             ),
         ],
     },
+    Pair {
+        what: "pause, 512 MB live, two P's: operation p99",
+        unit: "us",
+        ours: (&["pause"], "operation_p99_us"),
+        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "op_p99_us")],
+    },
+    Pair {
+        what: "pause, 512 MB live, two P's: operation p99.99",
+        unit: "us",
+        ours: (&["pause"], "operation_p9999_us"),
+        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "op_p9999_us")],
+    },
+    Pair {
+        what: "pause, 512 MB live, two P's: objects made",
+        unit: "M/s",
+        ours: (&["pause"], "m_objects_per_s"),
+        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "Mobj_s_total")],
+    },
+    Pair {
+        what: "map, gets only, two processes (Go: two threads, one process)",
+        unit: "M ops/s",
+        ours: (&["map"], "many_put0"),
+        peers: SMAP0,
+    },
+    Pair {
+        what: "map, half puts, two processes (Go: two threads, one process)",
+        unit: "M ops/s",
+        ours: (&["map"], "many_put50"),
+        peers: SMAP50,
+    },
+];
+
+const SMAP0: &[Peer] = &[
+    go(
+        "Go sync.Map, P=2",
+        "go27_smap",
+        &[],
+        TWO,
+        "syncMap_put0_Mops_s",
+    ),
+    go(
+        "Go map under a mutex, P=2",
+        "go27_smap",
+        &[],
+        TWO,
+        "mutex_map_put0_Mops_s",
+    ),
+];
+const SMAP50: &[Peer] = &[
+    go(
+        "Go sync.Map, P=2",
+        "go27_smap",
+        &[],
+        TWO,
+        "syncMap_put50_Mops_s",
+    ),
+    go(
+        "Go map under a mutex, P=2",
+        "go27_smap",
+        &[],
+        TWO,
+        "mutex_map_put50_Mops_s",
+    ),
 ];
 
 fn peers_dir() -> PathBuf {

@@ -52,7 +52,9 @@ pub fn segment(max_mb: u64, gc_percent: i32) -> Result<Segment> {
 
 /// The kinds of task of every program.
 pub fn kinds() -> Kinds {
-    crate::sched::kinds(crate::alloc::kinds(Kinds::new()))
+    let kinds = crate::sched::kinds(crate::alloc::kinds(Kinds::new()));
+    let kinds = crate::pause::kinds(crate::recover::kinds(kinds));
+    crate::map::kinds(crate::threadtest::kinds(kinds))
 }
 
 /// Processes that run tasks of the segment until they are told to leave.
@@ -64,20 +66,15 @@ pub struct Children {
 impl Children {
     /// Starts `n` of them, and waits until they are P's.
     pub fn start(segment: &Segment, n: usize) -> Result<Children> {
-        let path = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            segment.fd().as_raw_fd()
-        );
+        Children::start_as("child", segment, n)
+    }
+
+    /// The same, with another program than `child`.
+    pub fn start_as(program: &str, segment: &Segment, n: usize) -> Result<Children> {
         let before = live(segment);
-        let mut children = Vec::new();
-        for _ in 0..n {
-            children.push(
-                Command::new(std::env::current_exe()?)
-                    .args(["child", "--segment", &path])
-                    .spawn()?,
-            );
-        }
+        let children = (0..n)
+            .map(|_| spawn(program, segment))
+            .collect::<Result<_>>()?;
         while live(segment) < before + n {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -106,14 +103,35 @@ fn live(segment: &Segment) -> usize {
     status.procs.iter().filter(|p| p.state == "live").count()
 }
 
-/// The program of a child.
-pub fn child(flags: &Flags) -> Result<()> {
+/// Starts a process that runs `program` of this executable on the segment.
+pub fn spawn(program: &str, segment: &Segment) -> Result<Child> {
+    let path = format!(
+        "/proc/{}/fd/{}",
+        std::process::id(),
+        segment.fd().as_raw_fd()
+    );
+    let mut command = Command::new(std::env::current_exe()?);
+    Ok(command.args([program, "--segment", &path]).spawn()?)
+}
+
+/// A child's first steps: it ends with its parent, and becomes a P of the parent's segment.
+pub fn attach(flags: &Flags) -> Result<P> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let path = flags.text("--segment").ok_or("child without --segment")?;
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut p = P::lease(Segment::open_fd(file.into())?)?;
-    p.run(&kinds(), |_, _| Idle::Continue)?;
+    Ok(P::lease(Segment::open_fd(file.into())?)?)
+}
+
+/// The program of a child.
+pub fn child(flags: &Flags) -> Result<()> {
+    attach(flags)?.run(&kinds(), |_, _| Idle::Continue)?;
     Ok(())
+}
+
+/// The monotonic clock, which all processes share, in nanoseconds: the one of the heap's own records.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Processor time of this thread, in nanoseconds.

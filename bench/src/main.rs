@@ -1,7 +1,7 @@
 //! Programs that measure coheap, one a subcommand, each printing one JSON line; `compare` runs them beside their peers.
 //!
 //! ```text
-//! bench scope | alloc | mark | sched | trees   [--flag value]...
+//! bench scope | alloc | mark | sched | trees | recover | pause | threadtest | map   [--flag value]...
 //! bench compare [--runs N] [--out FILE]        Markdown: ours and every peer that is installed, pair by pair
 //! ```
 //! Figures are for comparing within one run; the machine's own noise is larger than most differences.
@@ -9,9 +9,14 @@
 mod alloc;
 mod compare;
 mod heap;
+mod histogram;
+mod map;
 mod mark;
+mod pause;
+mod recover;
 mod sched;
 mod scope;
+mod threadtest;
 mod trees;
 
 use heap::Flags;
@@ -22,6 +27,12 @@ fn main() {
     let flags = Flags::new(args.collect());
     let result = match command.as_str() {
         "child" => heap::child(&flags),
+        "recover-survivor" => recover::survivor(&flags),
+        "recover-victim" => recover::victim(&flags),
+        "recover" => recover::run(&flags),
+        "pause" => pause::run(&flags),
+        "threadtest" => threadtest::run(&flags),
+        "map" => map::run(&flags),
         "scope" => scope::run(&flags),
         "alloc" => alloc::run(&flags),
         "mark" => mark::run(&flags),
@@ -30,7 +41,7 @@ fn main() {
         "compare" => compare::run(&flags),
         _ => {
             eprintln!(
-                "usage: bench scope | alloc | mark | sched | trees | compare, with [--flag value]..."
+                "usage: bench scope | alloc | mark | sched | trees | recover | pause | threadtest | map | compare, with [--flag value]..."
             );
             std::process::exit(2);
         }

@@ -1,7 +1,7 @@
 //! The critical operations, each between two marks.
 //!
 //! An operation is a function that the victim process runs: it leases a P, brings it to where the operation starts, passes
-//! [`mark`], does the one thing, passes `mark` again, and then puts everything in order, so that a victim that was only stopped
+//! [`mark()`], does the one thing, passes `mark` again, and then puts everything in order, so that a victim that was only stopped
 //! can end well. What the survivor P0 does beforehand stands in `before`, what it does at the first mark in `at_mark`.
 
 use std::{any::Any, time::Duration};

@@ -84,6 +84,12 @@ impl Children {
         })
     }
 
+    /// Processor time that they and this thread have taken, in nanoseconds: on a busy machine it says more than the wall's.
+    pub fn cpu_ns(&self) -> u64 {
+        let of = |child: &Child| schedstat_ns(&format!("/proc/{}/schedstat", child.id()));
+        thread_cpu_ns() + self.children.iter().map(of).sum::<u64>()
+    }
+
     /// Tells them to leave; returns the processor time they took, in nanoseconds.
     pub fn stop(self) -> Result<u64> {
         runtime_sched::request_shutdown(&self.segment);
@@ -136,7 +142,11 @@ pub fn now_ns() -> u64 {
 
 /// Processor time of this thread, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    schedstat_ns("/proc/thread-self/schedstat")
+}
+
+fn schedstat_ns(path: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split(' ')
         .next()
         .and_then(|n| n.parse().ok())

@@ -83,7 +83,7 @@ pub fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<Client>()
 }
 
-/// Million operations per second, all processes together, for each share of puts.
+/// Million operations per second, all processes together, and processor time of one, for each share of puts.
 fn measure(procs: usize, n: u64, reps: u64, gc_percent: i32) -> Result<Json> {
     let segment = segment(1024, gc_percent)?;
     let mut p = P::lease(segment.clone())?;
@@ -101,9 +101,9 @@ fn measure(procs: usize, n: u64, reps: u64, gc_percent: i32) -> Result<Json> {
     let children = Children::start(&segment, procs - 1)?;
     let mut line = json!({});
     for put_percent in [0, 10, 50] {
-        let mut rates = Vec::new();
+        let (mut rates, mut cpu) = (Vec::new(), Vec::new());
         for _ in 0..reps {
-            let started = now_ns();
+            let (started, cpu_ns) = (now_ns(), children.cpu_ns());
             let tasks = (0..procs as u64)
                 .map(|i| {
                     p.submit(|cx| {
@@ -124,7 +124,9 @@ fn measure(procs: usize, n: u64, reps: u64, gc_percent: i32) -> Result<Json> {
                 let over = p.enter(|cx| tasks.iter().all(|t| t.is_over(cx)));
                 if over { Idle::Return } else { Idle::Continue }
             })?;
-            rates.push((n * procs as u64) as f64 * 1e3 / (now_ns() - started) as f64);
+            let operations = (n * procs as u64) as f64;
+            rates.push(operations * 1e3 / (now_ns() - started) as f64);
+            cpu.push((children.cpu_ns() - cpu_ns) as f64 / operations);
             p.enter(|cx| {
                 for task in &tasks {
                     let found = task.result(cx).map(|c| c.found.load(Relaxed));
@@ -133,6 +135,7 @@ fn measure(procs: usize, n: u64, reps: u64, gc_percent: i32) -> Result<Json> {
             });
         }
         line[format!("put{put_percent}")] = json!(round(median(rates)));
+        line[format!("put{put_percent}_cpu_ns")] = json!(round(median(cpu)));
     }
     children.stop()?;
     Ok(line)
@@ -149,7 +152,9 @@ pub fn run(flags: &Flags) -> Result<()> {
     let mut line = json!({"bench": "map", "n": n, "procs": procs, "unit": "M ops/s in all"});
     for (name, figures) in [("one", one), ("many", many)] {
         for put in ["put0", "put10", "put50"] {
-            line[format!("{name}_{put}")] = figures[put].clone();
+            for figure in [put.to_string(), format!("{put}_cpu_ns")] {
+                line[format!("{name}_{figure}")] = figures[figure.as_str()].clone();
+            }
         }
     }
     println!("{line}");

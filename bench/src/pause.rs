@@ -2,7 +2,7 @@
 //! it makes a tree of 255 nodes of 64 bytes and puts it in the place of one that is live. The same shape and operation as `go/pause`.
 //!
 //! Two latencies are kept, in histograms in the heap. *Operation*: from the step's first instruction to its last, assists included:
-//! what `go/pause` measures. *Turn*: from the end of one operation to the end of the next: also the marking and sweeping that the
+//! what `go/pause` measures; with `--clock cpu` in processor time, which leaves out what other programs of the machine do. *Turn*: from the end of one operation to the end of the next: also the marking and sweeping that the
 //! scheduler does between two steps, and whatever else kept the task from running. `heap_pause` are the delays that the collector
 //! itself counted (a phase taken over, an assist), by powers of two.
 
@@ -47,6 +47,8 @@ fn tree<'a>(cx: &'a Cx<'_>, depth: u32) -> coheap::Result<Gc<'a, Node>> {
 #[shared(name = "bench.pause.Mutator")]
 pub struct Mutator {
     until_ns: u64,
+    /// 1: an operation is timed by its thread's processor time.
+    by_cpu: u64,
     ended_ns: AtomicU64,
     seed: AtomicU64,
     live: Slot<Array<Slot<Node>>>,
@@ -58,12 +60,20 @@ impl Task for Mutator {
     const KIND: &'static str = "bench.mutator";
     type Output = Mutator;
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> coheap::Result<Next<'a, Self>> {
-        let began = now_ns();
+        let now = now_ns();
         let cx = &*cx;
         let me = cx.context();
-        if began > me.until_ns {
+        if now > me.until_ns {
             return Ok(Next::Done(Some(me)));
         }
+        let clock = || {
+            if me.by_cpu == 1 {
+                cpu_now_ns()
+            } else {
+                now_ns()
+            }
+        };
+        let began = clock();
         let new = tree(cx, NEW_DEPTH)?;
         // xorshift: which live tree, and which way down.
         let mut x = me.seed.load(Relaxed);
@@ -85,7 +95,7 @@ impl Task for Mutator {
                 counts[bucket(ns)].fetch_add(1, Relaxed);
             }
         };
-        add(&me.operation, ended - began);
+        add(&me.operation, clock() - began);
         if last != 0 {
             add(&me.turn, ended - last);
         }
@@ -156,9 +166,16 @@ fn heap_pause(segment: &Segment, before: &[u64]) -> serde_json::Value {
     })
 }
 
-/// Flags: `--seconds`, `--live-mb`, `--procs`, `--gc-percent`.
+/// Processor time of this thread by its clock, in nanoseconds.
+fn cpu_now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Flags: `--clock wall|cpu` of an operation's latency, `--seconds`, `--live-mb`, `--procs`, `--gc-percent`.
 pub fn run(flags: &Flags) -> Result<()> {
     let seconds = flags.number("--seconds", 8);
+    let by_cpu = u64::from(flags.text("--clock") == Some("cpu"));
     let live_mb = flags.number("--live-mb", 512);
     let procs = flags.number("--procs", 2) as usize;
     let percent = flags.number("--gc-percent", 100) as i32;
@@ -175,6 +192,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             p.submit(|cx| {
                 let mutator = cx.alloc(Mutator {
                     until_ns,
+                    by_cpu,
                     ended_ns: AtomicU64::new(0),
                     seed: AtomicU64::new(88_172_645_463_325_252 + i * 7919),
                     live: Slot::nil(),
@@ -222,7 +240,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     println!(
         "{}",
         json!({
-            "bench": "pause", "procs": procs, "live_mb": (trees as u64 * LIVE_BYTES) >> 20, "seconds": round(elapsed),
+            "bench": "pause", "procs": procs, "live_mb": (trees as u64 * LIVE_BYTES) >> 20, "seconds": round(elapsed), "clock": if by_cpu == 1 { "cpu" } else { "wall" },
             "m_objects_per_s": round((operation.count() * OBJECTS) as f64 / elapsed / 1e6),
             "operation": operation.to_json(), "turn": turn.to_json(), "heap_pause": heap_pause(&segment, &before.pause_hist),
             "operation_p99_us": operation.quantile(0.99) as f64 / 1e3, "operation_p9999_us": operation.quantile(0.9999) as f64 / 1e3,

@@ -54,16 +54,16 @@ pub fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<Worker>()
 }
 
-/// Million pairs per second of each of `procs` workers.
-fn measure(procs: usize, iterations: u64, gc_percent: i32) -> Result<(f64, u64)> {
+/// Of each of `procs` workers: million pairs per second, processor time of a pair in nanoseconds; and cycles.
+fn measure(procs: usize, iterations: u64, gc_percent: i32) -> Result<(f64, f64, u64)> {
     let segment = segment(1024, gc_percent)?;
     let mut p = P::lease(segment.clone())?;
     let children = Children::start(&segment, procs - 1)?;
     let objects = OBJECTS / procs;
-    let mut best = 0.0;
+    let (mut rate, mut cpu) = (0.0, 0.0);
     // The first pass meets the page faults.
     for iterations in [iterations / 10 + 1, iterations] {
-        let started = now_ns();
+        let (started, cpu_ns) = (now_ns(), children.cpu_ns());
         let tasks = (0..procs)
             .map(|_| {
                 p.submit(|cx| {
@@ -81,7 +81,9 @@ fn measure(procs: usize, iterations: u64, gc_percent: i32) -> Result<(f64, u64)>
             if over { Idle::Return } else { Idle::Continue }
         })?;
         let seconds = (now_ns() - started) as f64 / 1e9;
-        best = (iterations * objects as u64) as f64 / seconds / 1e6;
+        let pairs = (iterations * objects as u64) as f64;
+        rate = pairs / seconds / 1e6;
+        cpu = (children.cpu_ns() - cpu_ns) as f64 / (pairs * procs as f64);
         p.enter(|cx| {
             let done = tasks.iter().filter(|t| t.result(cx).is_some()).count();
             assert_eq!(done, procs, "workers that ended in order");
@@ -89,7 +91,7 @@ fn measure(procs: usize, iterations: u64, gc_percent: i32) -> Result<(f64, u64)>
     }
     let cycles = segment.status().gc_cycles;
     children.stop()?;
-    Ok((round(best), cycles))
+    Ok((round(rate), round(cpu), cycles))
 }
 
 /// Flags: `--iterations`, `--procs` the larger number of workers, `--gc-percent`.
@@ -97,14 +99,14 @@ pub fn run(flags: &Flags) -> Result<()> {
     let iterations = flags.number("--iterations", 1000);
     let procs = flags.number("--procs", 2) as usize;
     let percent = flags.number("--gc-percent", 100) as i32;
-    let (one, one_cycles) = measure(1, iterations, percent)?;
-    let (many, many_cycles) = measure(procs, iterations, percent)?;
+    let (one, one_cpu, one_cycles) = measure(1, iterations, percent)?;
+    let (many, many_cpu, many_cycles) = measure(procs, iterations, percent)?;
     println!(
         "{}",
         json!({
             "bench": "threadtest", "iterations": iterations, "procs": procs,
-            "one_worker_m_pairs_per_s": one, "one_worker_cycles": one_cycles,
-            "each_worker_m_pairs_per_s": many, "cycles": many_cycles, "all_m_pairs_per_s": round(many * procs as f64),
+            "one_worker_m_pairs_per_s": one, "one_worker_cpu_ns_per_pair": one_cpu, "one_worker_cycles": one_cycles,
+            "each_worker_m_pairs_per_s": many, "cpu_ns_per_pair": many_cpu, "cycles": many_cycles, "all_m_pairs_per_s": round(many * procs as f64),
         })
     );
     Ok(())

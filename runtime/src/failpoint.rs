@@ -11,7 +11,25 @@ macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
         $crate::failpoint::hit($name);
+        #[cfg(feature = "model")]
+        $crate::model::label($name);
     };
+}
+
+/// Has the explorer taken the rule of this name away? Never, in any build but its own.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! twin {
+    ($name:literal) => {{
+        #[cfg(feature = "model")]
+        {
+            $crate::model::twin($name)
+        }
+        #[cfg(not(feature = "model"))]
+        {
+            false
+        }
+    }};
 }
 
 /// Counts a branch of recovery in the segment.

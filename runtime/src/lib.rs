@@ -39,6 +39,9 @@ pub mod gc;
 mod heap;
 mod inspect;
 pub mod life;
+#[cfg(feature = "model")]
+#[doc(hidden)]
+pub mod model;
 mod names;
 pub mod recover;
 mod robust;

@@ -13,12 +13,10 @@
     reason = "initialises a pthread mutex in shared memory and hands it to raw_sync"
 )]
 
-use std::sync::atomic::{
-    AtomicU32,
-    Ordering::{AcqRel, Acquire, Relaxed},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use raw_sync::locks::{LockImpl, LockInit, Mutex};
+use shm_layout::sync::AtomicU32;
 use shm_layout::{proc::ProcRecord, word::ProcWord};
 
 use crate::{Error, error::Result, robust, segment::Segment};

@@ -2,7 +2,8 @@
 //!
 //! A name is written by whoever claims its entry and by everybody who completes it; all write the same bytes.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use shm_layout::sync::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// FNV-1a; never 0, because 0 marks a free entry.
 pub(crate) const fn hash(bytes: &[u8]) -> u64 {

@@ -527,7 +527,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
     const OWNER_DIED: u32 = 0x4000_0000;
     const WAITERS: u32 = 0x8000_0000;
     const NOBODY: u32 = 0x1fff_fffe;
-    let die = |word: &std::sync::atomic::AtomicU32| {
+    let die = |word: &shm_layout::sync::AtomicU32| {
         let seen = word.load(SeqCst);
         if seen & !WAITERS == tid {
             word.store(seen & WAITERS | OWNER_DIED, SeqCst);
@@ -541,7 +541,7 @@ pub fn mark_dead(segment: &Segment, pid: u32, tid: u32) {
         }
     }
     // SAFETY: 1. In bounds and aligned: the first four bytes of an array of `AtomicU64`. 2. The lock word of a `pthread_mutex_t`.
-    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<std::sync::atomic::AtomicU32>() });
+    die(unsafe { &*(&raw const segment.hdr.recovery.0).cast::<shm_layout::sync::AtomicU32>() });
 }
 
 /// Makes P `p` of a copy leave its scope: what a survivor that is inside would do next. It has shaded nothing.

@@ -7,10 +7,8 @@
 //! **If its user dies** between the two levels, the upper bit may be missing: recovery calls [`Finder::mend_below`]; or it may be
 //! set over an empty word, which the next clearing settles.
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire, SeqCst},
-};
+use crate::sync::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, SeqCst};
 
 /// A two-level bitmap over borrowed words.
 #[derive(Clone, Copy)]

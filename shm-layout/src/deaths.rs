@@ -4,7 +4,7 @@
 //! dead lease's, so a second recoverer, after the first one died, finds the record and goes on with it. Derived: nothing is decided
 //! by it.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Deaths remembered.
 pub const DEATHS: usize = 64;

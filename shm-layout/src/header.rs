@@ -3,7 +3,7 @@
 //! [`Identity::magic`] is stored last by the creator, with Release: who reads it with Acquire and finds [`MAGIC`] sees the rest.
 //! Groups that different processes write at the same time stand on cache lines of their own.
 
-use core::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64};
+use crate::sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64};
 
 use crate::MAX_P;
 

@@ -22,6 +22,7 @@ pub mod header;
 pub mod proc;
 pub mod size_class;
 pub mod span;
+pub mod sync;
 pub mod tables;
 pub mod task;
 pub mod trace;
@@ -40,11 +41,20 @@ pub const CHUNK_BYTES: usize = 4 << 20;
 /// Pages in a chunk.
 pub const CHUNK_PAGES: usize = CHUNK_BYTES / PAGE_BYTES;
 /// Records in the P table.
-pub const MAX_P: usize = 256;
+pub const MAX_P: usize = small(64, 256);
 /// Records in the mark worker table: twice the P's, because a worker can be away in `gc_mark_done` while its home has started another.
-pub const MAX_WORKERS: usize = 512;
+pub const MAX_WORKERS: usize = 2 * MAX_P;
 /// The largest heap that 32-bit references can address, in bytes.
 pub const MAX_HEAP_BYTES: u64 = 32 << 30;
+
+/// A table's size: the explorer's segments have small tables, so that an execution does not spend its time on looking at empty ones.
+const fn small(explorer: usize, product: usize) -> usize {
+    if cfg!(feature = "model") {
+        explorer
+    } else {
+        product
+    }
+}
 
 /// A reference: granules from the heap's base; 0 is nil.
 pub type Ref = u32;

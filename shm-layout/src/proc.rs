@@ -4,18 +4,18 @@
 //! certificate). The run queue is derived from task words, the span cache list from span words. Only the owner writes its
 //! record, except `word` (recoverer), `ev`, `preempt`, `runq_head` and `runnext` (anybody).
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
-use crate::header::Line;
+use crate::{header::Line, small};
 
 /// Tasks in a local run queue: Go's figure.
-pub const RUNQ: usize = 256;
+pub const RUNQ: usize = small(8, 256);
 /// References a P can have taken and not yet finished scanning.
 pub const INFLIGHT: usize = 64;
 /// Span cursors of a P: one per type it allocates.
-pub const CURSORS: usize = 1024;
+pub const CURSORS: usize = small(32, 1024);
 /// Handles of a P.
-pub const HANDLES: usize = 4096;
+pub const HANDLES: usize = small(16, 4096);
 /// Bytes reserved for a robust pthread mutex (glibc x86-64 uses 40).
 pub const LIFE_BYTES: usize = 64;
 

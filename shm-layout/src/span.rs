@@ -3,7 +3,7 @@
 //! Primary: [`SpanRecord::word`]. Everything else in the record is written by the word's owner before the word says so, except
 //! `next` and `listed` (derived: the per-shape list of partial spans, emptied at every sweep generation).
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// One page's record. 32 bytes for 8 KiB of heap.
 #[repr(C)]

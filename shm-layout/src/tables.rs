@@ -4,7 +4,7 @@
 //! has the key may write them again. So a death in the middle leaves nothing to repair: the next process that asks for the same
 //! key completes the entry.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Entries of the shape table.
 pub const SHAPES: usize = 1024;
@@ -13,7 +13,7 @@ pub const TYPES: usize = 1024;
 /// Entries of the kind table.
 pub const KINDS: usize = 256;
 /// Entries of the root table.
-pub const ROOTS: usize = 1024;
+pub const ROOTS: usize = crate::small(16, 1024);
 /// Words in a reference map: one bit per four bytes of the object, so maps reach 4 KiB.
 pub const MAP_WORDS: usize = 16;
 /// Bytes of a name, zero padded.

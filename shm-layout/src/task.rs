@@ -3,7 +3,7 @@
 //! Primary: [`TaskRecord::word`]. Contexts are replaced, never changed in place: the bit `sel` of the word chooses which of the
 //! two context fields counts, so a killed step leaves the old context whole. Derived: the bitmaps of free and runnable records.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// One task. 64 bytes.
 #[repr(C, align(64))]

@@ -3,7 +3,7 @@
 //! A writer fills a record and then stores `next`; a reader takes the last [`EVENTS`] before `next` and drops those whose
 //! time-stamps run backwards (being overwritten). Nothing is decided by the ring.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Records per ring.
 pub const EVENTS: usize = 2048;

@@ -3,7 +3,7 @@
 //! Primary: the [`crate::word::BufWord`] of each buffer. Derived: the bitmaps that say which buffers may be full or free
 //! (repaired by a scan of the words). Contents belong to the word's owner while `OWNED`, to nobody while `FULL`.
 
-use core::sync::atomic::AtomicU32;
+use crate::sync::AtomicU32;
 
 /// Bytes of a work buffer, header included: Go's figure.
 pub const WORKBUF_BYTES: usize = 2048;

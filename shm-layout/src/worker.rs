@@ -4,7 +4,7 @@
 //! `runtime/src/gc/gc_bg_mark_worker.rs`. Every other field is the context: touched only by the process that the word says is
 //! running it.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64};
 
 /// Where a parked or runnable worker goes on: the resumable part of its state machine.
 pub mod pc {

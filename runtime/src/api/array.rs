@@ -3,12 +3,9 @@
 //! Elements start as zero bytes: empty slots, zero numbers. They change afterwards only through slots and atomics.
 #![expect(unsafe_code, reason = "lays elements out behind a count")]
 
-use std::{
-    marker::PhantomData,
-    ops::Index,
-    sync::atomic::{AtomicU32, Ordering::Acquire},
-};
+use std::{marker::PhantomData, ops::Index, sync::atomic::Ordering::Acquire};
 
+use shm_layout::sync::AtomicU32;
 use shm_layout::{size_class, tables::scan};
 
 use super::{Cx, Field, Gc, RefMap, Target, TypeCell, Types, mix_keys};

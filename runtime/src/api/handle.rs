@@ -5,13 +5,11 @@
 
 use std::{
     marker::PhantomData,
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{Relaxed, Release},
-    },
+    sync::atomic::Ordering::{Relaxed, Release},
 };
 
 use shm_layout::proc::HANDLES;
+use shm_layout::sync::AtomicU32;
 
 use super::{Cx, Gc};
 use crate::{Error, error::Result, sched::proc::Proc, segment::Segment};

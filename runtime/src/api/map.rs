@@ -33,14 +33,12 @@
 
 use std::{
     marker::PhantomData,
-    sync::atomic::{
-        AtomicI64, AtomicU32,
-        Ordering::{AcqRel, Acquire, Relaxed},
-    },
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 use super::{Array, Cx, Gc, GcStr, Slot, Target, item::shareable_shell};
 use crate::{Shared, error::Result, failpoint};
+use shm_layout::sync::{AtomicI64, AtomicU32};
 
 /// Buckets of the first table, and how many a table may have.
 const FIRST: usize = 16;

@@ -33,12 +33,10 @@
 
 use std::{
     marker::PhantomData,
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
-    },
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
+use shm_layout::sync::AtomicU64;
 use shm_layout::{Ref, word::TaskWord};
 
 use super::{Cx, Gc, Slot, Target, item::shareable_shell};

@@ -10,13 +10,11 @@ use std::{
     marker::PhantomData,
     ops::Deref,
     ptr::NonNull,
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{AcqRel, Acquire, Release},
-    },
+    sync::atomic::Ordering::{AcqRel, Acquire, Release},
 };
 
 use shm_layout::Ref;
+use shm_layout::sync::AtomicU32;
 
 use super::{Cx, Field, RefMap, Target, Types, mix_keys};
 use crate::names;
@@ -209,6 +207,9 @@ impl<T> Slot<T> {
     /// If the slot does not lie in the heap: a reference in a private value would escape the collector.
     #[inline]
     pub fn store(&self, cx: &Cx<'_>, value: Option<Gc<'_, T>>) {
+        if crate::twin!("store-then-shade") {
+            self.raw.store(cx.raw(value), Release);
+        }
         let r = self.prepare(cx, value);
         // Release: see `load`. After the barrier: shade, then store (rule 2).
         self.raw.store(r, Release);

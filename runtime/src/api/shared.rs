@@ -293,6 +293,14 @@ plain_fields!(
     AtomicI64
 );
 
+/// In the explorer's build the segment's atomics are types of their own; keys and names are those of the plain ones.
+#[cfg(feature = "model")]
+mod explored {
+    use super::{Field, RefMap, names};
+    use shm_layout::sync::{AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64};
+    plain_fields!(AtomicU16, AtomicU32, AtomicU64, AtomicI32, AtomicI64);
+}
+
 // SAFETY: an array of N fields one after the other: references as often, everything else as its elements.
 unsafe impl<F: Field, const N: usize> Field for [F; N] {
     const TYPE_NAME: &'static str = F::TYPE_NAME;

@@ -15,14 +15,12 @@
 
 use std::{
     marker::PhantomData,
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{AcqRel, Acquire, Relaxed},
-    },
+    sync::atomic::Ordering::{AcqRel, Acquire, Relaxed},
 };
 
 use super::{Array, Cx, Gc, Slot, Target, item::shareable_shell};
 use crate::{Error, Shared, error::Result};
+use shm_layout::sync::AtomicU32;
 
 /// Slots of the first part, and how many parts there can be: 8 (2^26 - 1) elements.
 const FIRST: usize = 8;

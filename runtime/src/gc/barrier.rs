@@ -6,14 +6,11 @@
 //! needs no fence between them.
 //! **If the P dies while shading**, `in progress: shade` names the object: recovery marks it and pushes it.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Release, SeqCst},
-};
+use std::sync::atomic::Ordering::{Release, SeqCst};
 
-use shm_layout::Ref;
+use shm_layout::{Ref, sync::AtomicU64};
 
-use crate::{failpoint, heap::marks, sched::proc::Proc};
+use crate::{failpoint, heap::marks, sched::proc::Proc, twin};
 
 impl Proc {
     /// Shades `r` if the barrier is on; nil needs none.
@@ -31,7 +28,9 @@ impl Proc {
     #[cold]
     fn shade(&self, bits: &[AtomicU64], r: Ref) {
         // Rule 3: record, then mark, then push, then clear the record.
-        self.rec.now.0.shade.store(r, Release);
+        if !twin!("shade-without-record") {
+            self.rec.now.0.shade.store(r, Release);
+        }
         failpoint!("barrier.recorded");
         // Rule 4: a round that began before this must not end clean. SeqCst: partner of the look in `gc_mark_done`.
         self.seg.hdr.gc.dirty.0.store(1, SeqCst);

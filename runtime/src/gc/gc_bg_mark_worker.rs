@@ -30,7 +30,7 @@ use shm_layout::{
 };
 
 use super::{gc_drain::Until, gc_mark_done::MarkDone, handshake::acknowledged, markroot};
-use crate::{failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
+use crate::{failpoint, sched::proc::Proc, segment::Segment, time::now_ns, twin};
 
 /// How a worker runs: Go's gcMarkWorkerMode, with "not a worker" as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Proc {
     /// A worker that is away in `gc_mark_done` is not replaced; the one that comes second to the slot would exit.
     fn ensure_own_worker(&self) {
         let slot = SlotWord(self.seg.slots[self.index()].word.load(Acquire));
-        if slot != SlotWord::empty(self.inc) {
+        if slot != SlotWord::empty(self.inc) || twin!("no-late-worker") {
             return;
         }
         let home = (self.me.p as u64) << 32 | u64::from(self.inc);
@@ -123,7 +123,7 @@ impl Proc {
         self.start_worker(home, slot);
     }
 
-    fn start_worker(&self, home: usize, slot: SlotWord) {
+    pub(crate) fn start_worker(&self, home: usize, slot: SlotWord) {
         for g in 0..MAX_WORKERS {
             let w = &self.seg.workers[g];
             let word = WorkerWord(w.word.load(Acquire));
@@ -179,6 +179,12 @@ impl Proc {
         let parked = running.moved(WorkerWord::PARKED, self.me);
         self.trace(ev::GO_PARK, g as u32, (home >> 32) as u32);
         failpoint!("worker.saved");
+        if twin!("attach-before-park") {
+            let outcome = self.attach(g, home, parked);
+            w.word.store(parked.0, Release);
+            self.rec.now.0.worker.store(0, Release);
+            return outcome;
+        }
         // Release: partner of the claimer's Acquire: the context before the word. Only we move a word that says "running by me".
         w.word.store(parked.0, Release);
         failpoint!("worker.parked");
@@ -193,6 +199,10 @@ impl Proc {
         let slot = &self.seg.slots[p].word;
         let full = SlotWord::full(g as u16, inc);
         if slot.load(Acquire) == full.0 {
+            return Park::Attached;
+        }
+        if twin!("store-instead-of-cas") {
+            slot.store(full.0, Release);
             return Park::Attached;
         }
         // AcqRel: Release publishes the parked worker to its home's scheduler.
@@ -332,6 +342,11 @@ impl Proc {
         let w = &self.seg.workers[g];
         self.rec.now.0.worker.store(g as u32 + 1, Release);
         failpoint!("worker.recorded");
+        if twin!("claim-by-store") {
+            w.word
+                .store(word.moved(WorkerWord::RUNNING, self.me).0, SeqCst);
+            return true;
+        }
         // Acquire: pairs with the parker's Release: the context is complete.
         if w.word
             .compare_exchange(

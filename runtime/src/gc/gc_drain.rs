@@ -18,11 +18,9 @@
     reason = "reads reference fields of objects through addresses in the mapped heap"
 )]
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
+use shm_layout::sync::{AtomicU32, AtomicU64};
 use shm_layout::{
     GRANULE_BYTES, PAGE_BYTES, Ref,
     proc::INFLIGHT,
@@ -30,7 +28,7 @@ use shm_layout::{
     workbuf::{WORKBUF_REFS, Workbuf},
 };
 
-use crate::{failpoint, heap::marks, planted, sched::proc::Proc};
+use crate::{failpoint, heap::marks, planted, sched::proc::Proc, twin};
 
 /// Bytes of a large object scanned at once: Go's maxObletBytes.
 pub(crate) const OBLET_BYTES: usize = 128 << 10;
@@ -118,13 +116,16 @@ impl Proc {
 
     /// Marks `r` and makes it grey, if it was white. Rule 3: record, then mark, then push, then clear the record.
     #[inline]
-    pub(crate) fn grey_object(&self, bits: &'static [std::sync::atomic::AtomicU64], r: Ref) {
-        if !planted!(PushNotRecorded) {
+    pub(crate) fn grey_object(&self, bits: &'static [AtomicU64], r: Ref) {
+        if !planted!(PushNotRecorded) && !twin!("mark-without-record") {
             self.rec.now.0.shade.store(r, Release);
         }
         failpoint!("drain.recorded");
         if marks::mark(bits, r) {
             failpoint!("drain.marked");
+            if twin!("clear-early") {
+                self.rec.now.0.shade.store(0, Release);
+            }
             if self.seg.hdr.gc.dirty.0.load(Relaxed) == 0 {
                 self.seg.hdr.gc.dirty.0.store(1, SeqCst);
             }
@@ -215,6 +216,9 @@ impl<'p> Drain<'p> {
             self.fill();
             if self.scan_head != self.scan_tail {
                 let r = self.record[self.scan_head % SCANS].load(Relaxed);
+                if twin!("clear-before-scan") {
+                    self.record[self.scan_head % SCANS].store(0, Release);
+                }
                 self.scan(r);
                 self.scan_head += 1;
                 return true;
@@ -241,6 +245,9 @@ impl<'p> Drain<'p> {
             }
             let Some(buf) = self.buf else { return };
             let r = buf.refs[self.len - 1].load(Relaxed);
+            if twin!("take-then-record") {
+                buf.len.store(self.len as u32 - 1, Release);
+            }
             self.record[self.scan_tail % SCANS].store(r, Release);
             self.scan_tail += 1;
             self.len -= 1;

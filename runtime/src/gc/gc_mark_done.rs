@@ -23,7 +23,7 @@ use super::{
     checkmark, gc_bg_mark_worker::used_workers, gc_controller, gctrace, handshake::acknowledged,
     markroot, verify,
 };
-use crate::{failpoint, sched::proc::Proc, time::now_ns};
+use crate::{failpoint, sched::proc::Proc, time::now_ns, twin};
 
 /// What a look at the end of marking found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ impl Proc {
         // Cleared before the look: what is flushed after this dirties the round.
         gc.dirty.0.store(0, SeqCst);
         failpoint!("mark_done.cleared");
-        if !self.is_quiet(g, phase) {
-            return MarkDone::NotYet;
+        if !self.is_quiet(g, phase) && !twin!("round-from-grey") {
+            return self.no_round();
         }
         gc.at_ns[3].store(now_ns(), Relaxed);
         let round = phase.next(PhaseWord::ROUND);
@@ -69,7 +69,7 @@ impl Proc {
             .compare_exchange(phase.0, round.0, SeqCst, Relaxed)
             .is_err()
         {
-            return MarkDone::NotYet;
+            return self.no_round();
         }
         failpoint!("mark_done.round");
         gc.rounds.fetch_add(1, Relaxed);
@@ -80,19 +80,24 @@ impl Proc {
         self.judge_round(g, round)
     }
 
+    /// We have cleared "dirty" and begun no round: somebody else may have, before that, and what we cleared may have been meant for
+    /// it. Nobody judges a round while we run, so saying "dirty" again before we park is in time (recovery does it for the dead).
+    fn no_round(&self) -> MarkDone {
+        if !twin!("clear-dirty-of-others") {
+            self.seg.hdr.gc.dirty.0.store(1, SeqCst);
+        }
+        MarkDone::NotYet
+    }
+
     fn judge_round(&self, g: usize, round: PhaseWord) -> MarkDone {
         let gc = &self.seg.hdr.gc;
-        let clean = self.is_quiet(g, round)
-            && gc.dirty.0.load(SeqCst) == 0
-            && gc.overflow.load(SeqCst) == 0;
-        if clean && !acknowledged(&self.seg, round) {
+        let clean = self.is_quiet(g, round) && self.is_clean() && gc.overflow.load(SeqCst) == 0;
+        if clean && !acknowledged(&self.seg, round) && !twin!("no-end-round") {
             return MarkDone::Wait;
         }
         // Acknowledged by all: whatever they flushed on the way is visible now. Look once more.
-        let clean = clean
-            && self.is_quiet(g, round)
-            && gc.dirty.0.load(SeqCst) == 0
-            && gc.overflow.load(SeqCst) == 0;
+        let clean =
+            clean && self.is_quiet(g, round) && self.is_clean() && gc.overflow.load(SeqCst) == 0;
         failpoint!("mark_done.judged");
         if clean {
             return self.mark_termination(round);
@@ -109,6 +114,11 @@ impl Proc {
         MarkDone::NotYet
     }
 
+    /// Has nobody made a grey object since the round began (rule 4)?
+    fn is_clean(&self) -> bool {
+        self.seg.hdr.gc.dirty.0.load(SeqCst) == 0 || twin!("ignore-dirty")
+    }
+
     /// `ROUND -> OFF`: from here on spans are swept. The bookkeeping before it is idempotent.
     fn mark_termination(&self, round: PhaseWord) -> MarkDone {
         let gc = &self.seg.hdr.gc;
@@ -118,7 +128,7 @@ impl Proc {
             .0
             .store(u64::from(round.cycle()) << 32, Release);
         if gctrace::debug().checkmark {
-            self.checkmark(round.cycle());
+            self.checkmark(round);
         }
         failpoint!("mark_done.settled");
         let off = round.next(PhaseWord::OFF);
@@ -148,8 +158,12 @@ impl Proc {
     }
 
     /// Ends this process with a report when the cycle has missed a reachable object: going on would free it.
-    fn checkmark(&self, cycle: u32) {
+    fn checkmark(&self, round: PhaseWord) {
+        let cycle = round.cycle();
         let missed = checkmark::missed(&self.seg, cycle);
+        if self.seg.phase() != round {
+            return; // somebody else has ended the cycle: what is allocated since then is white
+        }
         if let Some((parent, child)) = missed.first() {
             let line = format!(
                 "coheap: checkmark found unmarked object {child:#x} ({}), referred to by {parent:#x} ({}), and {} more, in cycle {cycle}\n",

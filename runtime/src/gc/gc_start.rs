@@ -13,7 +13,7 @@ use shm_layout::{trace::ev, word::PhaseWord};
 use super::{
     gc_bg_mark_worker::any_worker_running, gc_controller, handshake::acknowledged, markroot,
 };
-use crate::{api::Inside, failpoint, sched::proc::Proc, segment::Segment, time::now_ns};
+use crate::{api::Inside, failpoint, sched::proc::Proc, segment::Segment, time::now_ns, twin};
 
 /// Why a cycle was started. The numbers are those of `coheap_gc_cycles_total{trigger}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +88,8 @@ impl Proc {
     fn gc_start(&self, phase: PhaseWord, trigger: Trigger) {
         // In a scope: a P that is late in here has not acknowledged the barrier, so what it resets below is not in use yet; and
         // whoever stops the world stops sweeping too.
-        let _inside = (!self.inside.get()).then(|| Inside::enter(self));
+        let outside = !self.inside.get() && !twin!("start-outside");
+        let _inside = outside.then(|| Inside::enter(self));
         if self.seen.get() != phase || !acknowledged(&self.seg, phase) || !self.sweep_all() {
             return;
         }
@@ -99,9 +100,12 @@ impl Proc {
         self.gc_bg_mark_start_workers();
         self.gc_bg_mark_prepare(phase.cycle().wrapping_add(1), trigger);
         failpoint!("gc.prepared");
-        let next = phase
-            .next(PhaseWord::BARRIER)
-            .with_cycle(phase.cycle().wrapping_add(1));
+        let first = if twin!("one-handshake") {
+            PhaseWord::BLACK
+        } else {
+            PhaseWord::BARRIER
+        };
+        let next = phase.next(first).with_cycle(phase.cycle().wrapping_add(1));
         // SeqCst: store, then look at scope words (`handshake`).
         if self
             .seg

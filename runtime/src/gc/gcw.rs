@@ -41,6 +41,17 @@ impl Gcw {
         }
     }
 
+    #[cfg(feature = "model")]
+    pub fn image(&self) -> [u32; 2] {
+        [self.bufs[0].get(), self.bufs[1].get()]
+    }
+
+    #[cfg(feature = "model")]
+    pub fn put_back(&self, image: [u32; 2]) {
+        self.bufs[0].set(image[0]);
+        self.bufs[1].set(image[1]);
+    }
+
     /// Has it no buffer? A P that holds buffers may hold grey references.
     #[inline]
     pub fn is_empty(&self) -> bool {

@@ -4,11 +4,9 @@
 //! cycle, claimer and whether it is done: a claim is not a completion, and a process that dies after claiming must not lose a root.
 //! **If the claimer dies** recovery opens the job again. Marking is idempotent, so half of it done twice is harmless.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
+use shm_layout::sync::AtomicU64;
 use shm_layout::{
     MAX_P,
     geometry::{ROOT_JOBS, TASKS_PER_JOB},
@@ -19,6 +17,11 @@ use crate::{failpoint, planted, sched::proc::Proc, segment::Segment};
 
 /// Jobs of a cycle that starts now. Tasks made later are born under the barrier.
 pub(crate) fn jobs(segment: &Segment) -> u32 {
+    // Scenarios keep everything in named roots: one job.
+    #[cfg(feature = "model")]
+    if crate::model::active() {
+        return 1;
+    }
     let tasks = segment.hdr.sched.task_high.load(Acquire) as usize;
     (1 + MAX_P + tasks.div_ceil(TASKS_PER_JOB)).min(ROOT_JOBS) as u32
 }

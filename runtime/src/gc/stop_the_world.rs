@@ -43,20 +43,7 @@ impl Proc {
         }
         failpoint!("stop.claimed");
         let began = Instant::now();
-        let stopped = loop {
-            let phase = self.seg.phase();
-            gc.stop_resume.store(phase.kind().into(), SeqCst);
-            let stopped = phase.next(PhaseWord::STOPPED);
-            if gc
-                .phase
-                .0
-                .compare_exchange(phase.0, stopped.0, SeqCst, Relaxed)
-                .is_ok()
-            {
-                break stopped;
-            }
-        };
-        failpoint!("stop.stopped");
+        let stopped = self.say_stopped();
         let held = Stopped { proc: self };
         while !still(&self.seg, stopped) {
             if began.elapsed() > PATIENCE {
@@ -75,6 +62,36 @@ impl Proc {
         }
         self.trace(ev::GC_PHASE, PhaseWord::STOPPED.into(), stopped.epoch());
         Ok(held)
+    }
+
+    /// The phase goes to `STOPPED`, from whatever it is; returns it.
+    fn say_stopped(&self) -> PhaseWord {
+        let gc = &self.seg.hdr.gc;
+        let stopped = loop {
+            let phase = self.seg.phase();
+            gc.stop_resume.store(phase.kind().into(), SeqCst);
+            let stopped = phase.next(PhaseWord::STOPPED);
+            if gc
+                .phase
+                .0
+                .compare_exchange(phase.0, stopped.0, SeqCst, Relaxed)
+                .is_ok()
+            {
+                break stopped;
+            }
+        };
+        failpoint!("stop.stopped");
+        stopped
+    }
+
+    /// Stops the world, recovers, starts it again: without waiting, for the explorer.
+    #[cfg(feature = "model")]
+    pub(crate) fn stop_and_recover(&self) {
+        let me = u64::from(self.me.p + 1) << 32 | u64::from(self.me.inc);
+        self.seg.hdr.gc.stop.0.store(me, SeqCst);
+        self.say_stopped();
+        crate::recover::recover_dead(&self.seg);
+        start_the_world(&self.seg);
     }
 }
 

@@ -8,11 +8,9 @@
     reason = "reads reference fields of objects through addresses in the mapped heap"
 )]
 
-use std::sync::atomic::{
-    AtomicU32,
-    Ordering::{Acquire, Relaxed},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
+use shm_layout::sync::AtomicU32;
 use shm_layout::{
     CHUNK_PAGES, GRANULE_BYTES, PAGE_BYTES, PAGE_GRANULES, Ref,
     proc::ProcRecord,
@@ -59,7 +57,19 @@ pub fn verify(p: &mut P, deep: bool) -> Result<Report> {
     let proc = p.proc();
     drop(crate::api::Inside::enter(proc));
     let _stopped = proc.stop_the_world()?;
-    let segment = &proc.seg;
+    Ok(report(&proc.seg, deep))
+}
+
+/// Findings of a deep verification while nobody else runs, for the explorer.
+#[cfg(feature = "model")]
+pub(crate) fn findings(
+    proc: &crate::sched::proc::Proc,
+) -> std::result::Result<Vec<String>, String> {
+    drop(crate::api::Inside::enter(proc));
+    Ok(report(&proc.seg, true).findings)
+}
+
+fn report(segment: &Segment, deep: bool) -> Report {
     let mut report = Report::default();
     let mut walk = Walk::new(segment);
     let mut findings = Vec::new();
@@ -83,7 +93,7 @@ pub fn verify(p: &mut P, deep: bool) -> Result<Report> {
         check_tasks(segment, &mut report);
         check_procs(segment, &mut report);
     }
-    Ok(report)
+    report
 }
 
 /// As [`verify`], but findings are an error.

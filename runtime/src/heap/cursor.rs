@@ -40,6 +40,31 @@ pub(crate) struct Cursor {
     word: Cell<u64>,
 }
 
+/// A cursor's contents, for the explorer.
+#[cfg(feature = "model")]
+pub(crate) struct CursorImage(*mut u8, *mut u8, u32, u32, u64);
+
+#[cfg(feature = "model")]
+impl Cursor {
+    pub fn image(&self) -> CursorImage {
+        CursorImage(
+            self.cur.get(),
+            self.end.get(),
+            self.span.get(),
+            self.shape.get(),
+            self.word.get(),
+        )
+    }
+
+    pub fn put_back(&self, image: &CursorImage) {
+        self.cur.set(image.0);
+        self.end.set(image.1);
+        self.span.set(image.2);
+        self.shape.set(image.3);
+        self.word.set(image.4);
+    }
+}
+
 impl Cursor {
     pub fn new() -> Cursor {
         Cursor {

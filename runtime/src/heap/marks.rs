@@ -1,10 +1,8 @@
 //! Mark bits: one bit per granule, set at the first granule of an object.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
+use shm_layout::sync::AtomicU64;
 use shm_layout::{PAGE_GRANULES, Ref};
 
 use crate::segment::{Inner, Segment};
@@ -35,16 +33,16 @@ pub(crate) fn mark(marks: &[AtomicU64], r: Ref) -> bool {
     marks[r as usize / 64].fetch_or(bit, AcqRel) & bit == 0
 }
 
-/// Marks or unmarks `count` objects of `step` granules from `first`: a run of free slots changes colour at once.
+/// Marks or unmarks `count` objects of `step` granules from `first`: a run of free slots changes colour at once, word by word.
 pub(crate) fn paint(marks: &[AtomicU64], first: Ref, step: u32, count: u32, set: bool) {
+    let every = every(step);
     let mut at = first;
     let end = first + step * count;
     while at < end {
-        let word = at / 64;
-        let mut mask = 0u64;
-        while at < end && at / 64 == word {
-            mask |= 1 << (at % 64);
-            at += step;
+        let (word, shift) = (at / 64, at % 64);
+        let mut mask = every << shift;
+        if end - word * 64 < 64 {
+            mask &= (1 << (end % 64)) - 1;
         }
         // AcqRel: as in `mark`.
         if set {
@@ -52,7 +50,19 @@ pub(crate) fn paint(marks: &[AtomicU64], first: Ref, step: u32, count: u32, set:
         } else {
             marks[word as usize].fetch_and(!mask, AcqRel);
         }
+        at += step * ((63 - shift) / step + 1);
     }
+}
+
+/// A word with every `step`th bit set, from the lowest.
+fn every(step: u32) -> u64 {
+    let mut bits = 1u64;
+    let mut known = step;
+    while known < 64 {
+        bits |= bits << known;
+        known *= 2;
+    }
+    bits
 }
 
 /// Marked objects in `pages` pages from `page`.
@@ -121,18 +131,20 @@ mod tests {
     #[test]
     fn paint_sets_and_clears_every_start_and_nothing_else() {
         for step in [1u32, 2, 3, 5, 7, 16, 63, 64, 65, 200] {
-            let marks = bitmap(4);
-            paint(&marks, 1024, step, 9, true);
-            for r in 1024..3072 {
-                assert_eq!(
-                    is_marked(&marks, r),
-                    (r - 1024) % step == 0 && (r - 1024) / step < 9,
-                    "step {step} at {r}"
-                );
+            for (first, objects) in [(1024, 9), (1025, 1), (1087, 9), (1030, 2), (1024, 0)] {
+                let marks = bitmap(4);
+                paint(&marks, first, step, objects, true);
+                for r in 1000..3072 {
+                    assert_eq!(
+                        is_marked(&marks, r),
+                        r >= first && (r - first) % step == 0 && (r - first) / step < objects,
+                        "step {step} from {first} at {r}"
+                    );
+                }
+                assert_eq!(count(&marks, 0, 4), objects);
+                paint(&marks, first, step, objects, false);
+                assert_eq!(count(&marks, 0, 4), 0);
             }
-            assert_eq!(count(&marks, 1, 2), 9);
-            paint(&marks, 1024, step, 9, false);
-            assert_eq!(count(&marks, 0, 4), 0);
         }
     }
 

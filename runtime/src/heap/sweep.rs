@@ -11,6 +11,8 @@
 //! **Invariants.** W1: a new cycle starts only when every span has the generation of the last. W2: nobody sweeps a span that a P
 //! may still be allocating from: a `CACHED` span is taken only when its P is outside, after the phase word had said "off"; that P
 //! meets the new phase at its next edge and finds its word moved.
+//! W3: whoever sweeps is in a scope that it entered under the present "off": a sweeper left behind by a whole cycle would take
+//! spans of the next generation for unswept, and give away what is allocated in them.
 //! **If the sweeper dies** the span's word names it: recovery sweeps again, from step 2. A block it had claimed is swept by setting
 //! the cursor back.
 
@@ -28,6 +30,7 @@ use crate::{
     failpoint,
     sched::{proc::Proc, scope},
     segment::Segment,
+    twin,
 };
 
 /// Pages claimed at once by a sweeper.
@@ -163,11 +166,14 @@ impl Proc {
 pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: u32) {
     let span = &segment.spans[page];
     let pages = span.pages.load(Relaxed) as usize;
-    marks::clear(segment.marks_of(cycle.wrapping_add(1)), page, pages);
-    failpoint!("sweep.cleared");
-    let live = marks::count(segment.marks_of(cycle), page, pages);
     let shape = span.shape.load(Relaxed) as usize;
     let class = segment.shapes[shape].class.load(Relaxed);
+    // A large object's only bit is its first: looking at all the others of a gigabyte would fault megabytes of bitmap in.
+    let marked_pages = if class == Shape::LARGE { 1 } else { pages };
+    let clear = segment.marks_of(cycle.wrapping_add(1));
+    marks::clear(clear, page, marked_pages);
+    failpoint!("sweep.cleared");
+    let live = marks::count(segment.marks_of(cycle), page, marked_pages);
     let objects = if class == Shape::LARGE {
         1
     } else {
@@ -209,7 +215,9 @@ fn needs_sweep(segment: &Segment, word: SpanWord, sweepgen: u8) -> bool {
     }
     match word.state() {
         SpanWord::PARTIAL | SpanWord::FULL => true,
-        SpanWord::CACHED => is_outside(&segment.procs[word.p() as usize], word),
+        SpanWord::CACHED => {
+            is_outside(&segment.procs[word.p() as usize], word) || twin!("sweep-cached")
+        }
         _ => false,
     }
 }

@@ -122,7 +122,7 @@ fn in_the_middle_of(segment: &Segment, proc: &ProcRecord, dead: Owner) -> u32 {
         && TaskWord(segment.tasks[task as usize - 1].word.load(Relaxed)).state()
             == TaskWord::COMMITTED;
     let stop = u64::from(dead.p + 1) << 32 | u64::from(dead.inc);
-    let set = |v: &std::sync::atomic::AtomicU32| v.load(Relaxed) != 0;
+    let set = |v: &shm_layout::sync::AtomicU32| v.load(Relaxed) != 0;
     [
         (
             IntentWord(now.intent.load(Relaxed)) != IntentWord(0),

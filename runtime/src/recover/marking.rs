@@ -10,6 +10,7 @@ use crate::{
     gc::{gc_bg_mark_worker::used_workers, gcw, markroot},
     heap::marks,
     segment::Segment,
+    twin,
 };
 
 /// Settles buffers, in-flight references and root job. Returns how many grey references were taken over.
@@ -34,7 +35,7 @@ pub(super) fn settle(segment: &Segment, dead: Owner) -> usize {
 fn push_again(segment: &Segment, dead: Owner) -> usize {
     let now = &segment.procs[dead.p as usize].now.0;
     let phase = segment.running_phase();
-    if !phase.barrier() {
+    if !phase.barrier() || twin!("no-flush") {
         // Off: the records concern a cycle whose marking is over.
         return 0;
     }
@@ -72,6 +73,8 @@ pub(super) fn settle_workers(segment: &Segment, dead: Owner, inc: u32) {
         match word.state() {
             WorkerWord::RUNNING if theirs || word.p() == Owner::RECOVERER => {
                 crate::probe!(segment, WorkerRunning);
+                // It may have cleared "dirty" and not begun a round (`gc_mark_done`).
+                segment.hdr.gc.dirty.0.store(1, SeqCst);
                 seize_and_free(segment, g, word);
             }
             WorkerWord::PARKED if theirs => settle_parked(segment, g, word),
@@ -132,6 +135,10 @@ fn seize_and_free(segment: &Segment, g: usize, word: WorkerWord) {
         return;
     }
     failpoint!("recover.seized");
+    if twin!("free-first") {
+        w.word
+            .store(seized.moved(WorkerWord::FREE, Owner::new(0, 0)).0, SeqCst);
+    }
     let home = w.home.load(Acquire);
     let (p, inc) = ((home >> 32) as usize, home as u32);
     if let Some(slot) = segment.slots.get(p) {

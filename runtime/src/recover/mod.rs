@@ -62,9 +62,16 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
         return Vec::new();
     };
     let mut reports = Vec::new();
-    for p in 0..segment.used_procs().len() {
-        if needs_recovery(&segment.procs[p]) {
-            reports.extend(recover_one(segment, p));
+    loop {
+        let before = reports.len();
+        for p in 0..segment.used_procs().len() {
+            if needs_recovery(&segment.procs[p]) {
+                reports.extend(recover_one(segment, p));
+            }
+        }
+        // One of several dead may wait for another of them (`settle_pages`).
+        if reports.len() == before || !segment.used_procs().iter().any(needs_recovery) {
+            break;
         }
     }
     if !reports.is_empty() {
@@ -72,6 +79,17 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
         crate::sched::wake::wake_all(segment);
     }
     reports
+}
+
+#[cfg(feature = "model")]
+pub(crate) fn any_needs_recovery(segment: &Segment) -> bool {
+    segment.procs.iter().any(needs_recovery)
+}
+
+/// In the explorer one thread plays every process, so the recoverers' mutex is a word of its own: this is its holder's death.
+#[cfg(feature = "model")]
+pub(crate) fn model_release_lock(header: &Header, process: u64) {
+    let _ = header.recovery.0[7].compare_exchange(process, 0, AcqRel, Relaxed);
 }
 
 fn needs_recovery(record: &ProcRecord) -> bool {
@@ -104,7 +122,7 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     let had_area = record.armed.load(Acquire) == 1;
     let task = record.now.0.task.load(Acquire);
     let activity = activity_name(record.activity.load(Relaxed));
-    crate::segment::settle_pages(segment, dead);
+    let settled = crate::segment::settle_pages(segment, dead);
     failpoint!("recover.pages");
     if had_area {
         spans::settle(segment, dead);
@@ -122,6 +140,11 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     crate::gc::stop_the_world::release_dead(segment, dead);
     mend_finders(segment);
     failpoint!("recover.settled");
+    if !settled {
+        // Stays `DEAD`: the next call looks again. A living P is in the middle of the same pages, in a scope, so handshakes do not
+        // wait longer for the dead than for it.
+        return None;
+    }
     if record.dedicated.load(Acquire) != 0 {
         crate::probe!(segment, DedicatedReturned);
     }
@@ -229,6 +252,12 @@ impl RecoveryLock {
     }
 
     fn try_take(header: &Header) -> Option<RecoveryLock> {
+        #[cfg(feature = "model")]
+        if crate::model::active() {
+            let me = crate::model::current();
+            let taken = header.recovery.0[7].compare_exchange(0, me + 1, AcqRel, Relaxed);
+            return taken.is_ok().then(|| RecoveryLock(Self::at(header)));
+        }
         let at = Self::at(header);
         // SAFETY: initialised by `init_lock` when the segment was made, robust and process-shared, never moved or reused.
         match unsafe { libc::pthread_mutex_trylock(at) } {
@@ -246,6 +275,13 @@ impl RecoveryLock {
 
 impl Drop for RecoveryLock {
     fn drop(&mut self) {
+        #[cfg(feature = "model")]
+        if crate::model::active() {
+            let at = self.0.cast::<shm_layout::sync::AtomicU64>().wrapping_add(7);
+            // SAFETY: the last of the eight words that `Header::recovery` consists of.
+            let word = unsafe { &*at };
+            return word.store(0, SeqCst);
+        }
         // SAFETY: locked by this thread.
         unsafe { libc::pthread_mutex_unlock(self.0) };
     }

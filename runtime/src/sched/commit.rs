@@ -17,11 +17,9 @@
     reason = "reads and writes commit records by their reference, from recovery too"
 )]
 
-use std::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
-};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
+use shm_layout::sync::{AtomicU32, AtomicU64};
 use shm_layout::{
     Ref,
     trace::ev,
@@ -35,6 +33,7 @@ use crate::{
     failpoint, planted,
     sched::{join, proc::Proc, run_queue::put_global, task::make_runnable},
     segment::Segment,
+    twin,
 };
 
 /// One effect of a step.
@@ -140,7 +139,7 @@ impl Proc {
         self.write_barrier(commit);
         record.commit.store(commit, Release);
         failpoint!("commit.prepared");
-        if planted!(EffectBeforeCommit) {
+        if planted!(EffectBeforeCommit) || twin!("effects-before-commit") {
             apply(&self.seg, task, commit, (self.me.p, First), &mut |child| {
                 self.runq_put(child, false)
             });
@@ -163,6 +162,9 @@ impl Proc {
             self.runq_put(child, false)
         });
         failpoint!("commit.applied");
+        if twin!("clear-commit-before-finish") {
+            record.commit.store(0, Release);
+        }
         let again = self.finish(task, committed, committed, plan.state, plan.wake_at_ns);
         if plan.wait_join != 0 && join::is_over(&self.seg, plan.wait_join) {
             // Completed between our entering as waiter and our parking: nobody saw us waiting.
@@ -282,6 +284,9 @@ pub(crate) fn apply(
     let done = entries[0].data.load(Acquire) as usize;
     for (i, entry) in entries[1..].iter().enumerate().skip(done) {
         let (slot, data) = (entry.slot.load(Relaxed), entry.data.load(Relaxed));
+        if twin!("applied-before-effect") {
+            entries[0].data.store(i as u64 + 1, Release);
+        }
         match entry.kind.load(Relaxed) {
             kind::SPAWN => apply_spawn(segment, data as u32 as usize, (data >> 32) as u32, run),
             kind::ROOT => {

@@ -29,6 +29,7 @@ use crate::{
         wake,
     },
     time::now_ns,
+    twin,
 };
 
 /// Runs of a step that may end for lack of memory before the task is given up. Deaths have a limit of their own, in the segment.
@@ -209,10 +210,11 @@ impl Proc {
         false
     }
 
-    fn background_sweep(&self) -> bool {
+    pub(crate) fn background_sweep(&self) -> bool {
         self.step_ended_ns.set(0);
         self.rec.activity.store(activity::SWEEP, Relaxed);
-        let _inside = Inside::enter(self);
+        // In a scope, so that no cycle can begin marking, let alone end, while we sweep by the marks of the last (W3).
+        let _inside = (!twin!("sweep-outside")).then(|| Inside::enter(self));
         self.sweep_some()
     }
 
@@ -335,7 +337,7 @@ impl Proc {
         }
     }
 
-    fn run_task(&self, task: usize, kinds: &Resolved<'_>) {
+    pub(crate) fn run_task(&self, task: usize, kinds: &Resolved<'_>) {
         let record = &self.seg.tasks[task];
         let kind = record.kind.load(Relaxed) as usize;
         let Some(step) = kinds.step(kind) else {

@@ -10,12 +10,10 @@
 
 use std::{
     marker::PhantomData,
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{Acquire, Release, SeqCst},
-    },
+    sync::atomic::Ordering::{Acquire, Release, SeqCst},
 };
 
+use shm_layout::sync::AtomicU32;
 use shm_layout::{
     Ref,
     word::{Owner, TaskWord},

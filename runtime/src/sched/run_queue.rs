@@ -51,13 +51,15 @@ impl Proc {
 
     /// Moves half of the ring to the global queue.
     fn overflow(&self) {
+        // The caller's own record (a task being committed) must outlive the records of the entries on their way.
+        let before = self.rec.now.0.task.load(Relaxed);
         for _ in 0..RUNQ / 2 {
             match self.pop_head() {
                 Some(task) => put_global(&self.seg, task as usize),
                 None => break,
             }
         }
-        self.rec.now.0.task.store(0, Release);
+        self.rec.now.0.task.store(before, Release);
     }
 
     /// Moves everything to the global queue: before a dedicated mark worker, a resize, a detach.

@@ -17,11 +17,11 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use shm_layout::{
     CHUNK_PAGES, PAGE_BYTES,
-    word::{IntentWord, JobWord, Owner, SpanWord},
+    word::{IntentWord, JobWord, Owner, ProcWord, SpanWord},
 };
 
 use super::{Segment, limits};
-use crate::{Error, error::Result, failpoint, planted};
+use crate::{Error, error::Result, failpoint, planted, twin};
 
 /// States of a chunk word; the word is a `JobWord` with these states.
 pub(crate) mod chunk {
@@ -107,7 +107,7 @@ impl Segment {
     /// Bytes of chunks that have memory.
     pub(crate) fn ready_bytes(&self) -> u64 {
         let ready =
-            |w: &std::sync::atomic::AtomicU64| JobWord(w.load(Relaxed)).state() == chunk::READY;
+            |w: &shm_layout::sync::AtomicU64| JobWord(w.load(Relaxed)).state() == chunk::READY;
         let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
         self.chunk_words[..committed]
             .iter()
@@ -410,10 +410,15 @@ fn run_in_word(word: u64, count: usize) -> Option<usize> {
 }
 
 /// Repairs what `dead` left of a page claim, a return of pages, or a chunk it was committing.
-pub(crate) fn settle_pages(segment: &Segment, dead: Owner) {
+///
+/// False when it must be done again later: a page of the dead may be anybody's for as long as a living P is in the middle of
+/// claiming or returning it.
+#[must_use]
+pub(crate) fn settle_pages(segment: &Segment, dead: Owner) -> bool {
+    let mut settled = true;
     let intent = IntentWord(segment.procs[dead.p as usize].now.0.intent.load(Acquire));
     if intent.op() == IntentWord::PAGES {
-        settle_range(
+        settled &= settle_range(
             segment,
             dead,
             intent.start() as usize,
@@ -425,31 +430,39 @@ pub(crate) fn settle_pages(segment: &Segment, dead: Owner) {
         let named = word.p() == dead.p && word.inc() == dead.inc;
         if named && word.state() == chunk::COMMITTING {
             crate::probe!(segment, GrowCommitting);
-            settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES);
-            segment.chunk_words[c].store(word.with_state(chunk::READY).0, Release);
+            if settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES) {
+                segment.chunk_words[c].store(word.with_state(chunk::READY).0, Release);
+            } else {
+                settled = false;
+            }
         }
         if named && word.state() == chunk::RELEASING {
             crate::probe!(segment, GrowReleasing);
-            settle_releasing(segment, dead, c, word);
+            settled &= settle_releasing(segment, dead, c, word);
         }
     }
-    segment.procs[dead.p as usize].now.0.intent.store(0, SeqCst);
+    let settled = settled || twin!("settle-once");
+    if settled {
+        segment.procs[dead.p as usize].now.0.intent.store(0, SeqCst);
+    }
+    settled
 }
 
 /// Died giving a chunk back. Holding all its pages: released, whether the hole is there or not. Else what it had taken goes back.
-fn settle_releasing(segment: &Segment, dead: Owner, c: usize, word: JobWord) {
+fn settle_releasing(segment: &Segment, dead: Owner, c: usize, word: JobWord) -> bool {
     let first = c * CHUNK_PAGES / 64;
     let all_taken = segment.page_bits[first..first + CHUNK_PAGES / 64]
         .iter()
         .all(|w| w.load(Acquire) == 0)
-        && (c * CHUNK_PAGES..(c + 1) * CHUNK_PAGES).all(|page| lost_page(segment, dead, page));
+        && (c * CHUNK_PAGES..(c + 1) * CHUNK_PAGES)
+            .all(|page| lost_page(segment, dead, page) == Some(true));
     let state = if all_taken {
         chunk::RELEASED
     } else {
         chunk::READY
     };
-    if !all_taken {
-        settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES);
+    if !all_taken && !settle_lost(segment, dead, c * CHUNK_PAGES, CHUNK_PAGES) {
+        return false;
     }
     segment.chunk_words[c].store(
         word.with_state(state)
@@ -457,49 +470,66 @@ fn settle_releasing(segment: &Segment, dead: Owner, c: usize, word: JobWord) {
             .0,
         Release,
     );
+    true
 }
 
-fn settle_range(segment: &Segment, dead: Owner, first: usize, count: usize) {
+fn settle_range(segment: &Segment, dead: Owner, first: usize, count: usize) -> bool {
     let word = SpanWord(segment.spans[first].word.load(Acquire));
     if matches!(word.state(), SpanWord::CLAIMED | SpanWord::FREEING) && word.owner() == dead {
         crate::probe!(segment, PagesNamed);
         segment.clear_span_marks(first, count);
         segment.finish_free(first, count);
-    } else if word.state() == SpanWord::FREE {
-        crate::probe!(segment, PagesUnnamed);
-        settle_lost(segment, dead, first, count);
+        return true;
     }
+    if word.state() == SpanWord::FREE {
+        crate::probe!(segment, PagesUnnamed);
+    } else if twin!("first-page-decides") {
+        return true;
+    }
+    // Whatever the first page is now: the dead may have set its bit again, so that somebody else has it, and not yet the others'.
+    settle_lost(segment, dead, first, count)
 }
 
-fn settle_lost(segment: &Segment, dead: Owner, first: usize, count: usize) {
+/// Sets the bits of lost pages. False when a living P's intent leaves some undecided.
+fn settle_lost(segment: &Segment, dead: Owner, first: usize, count: usize) -> bool {
+    let mut settled = true;
     for page in first.max(1)..first + count {
-        if lost_page(segment, dead, page) {
-            segment.page_bits[page / 64].fetch_or(1 << (page % 64), Release);
+        match lost_page(segment, dead, page) {
+            Some(true) => {
+                segment.page_bits[page / 64].fetch_or(1 << (page % 64), Release);
+            }
+            Some(false) => {}
+            None => settled = false,
         }
     }
+    settled
 }
 
-/// Is this page free by its word, taken by its bit, and in nobody's hands?
+/// Is this page free by its word, taken by its bit, and in nobody's hands? `None`: in somebody's hands, ask again.
 ///
 /// Somebody who cleared the bit and has not named the page has an intent that covers it; somebody who gives it back has one until
 /// the bit is set. Bit, word, intents, bit, intents, word, in this order: whoever slips through one look is met by the next.
-fn lost_page(segment: &Segment, dead: Owner, page: usize) -> bool {
+fn lost_page(segment: &Segment, dead: Owner, page: usize) -> Option<bool> {
     let bit = || segment.page_bits[page / 64].load(SeqCst) >> (page % 64) & 1 == 0;
     let word = || SpanWord(segment.spans[page].word.load(SeqCst));
     let before = word();
-    let free = before.state() == SpanWord::FREE;
-    free && bit()
-        && !intended(segment, dead, page)
-        && bit()
-        && !intended(segment, dead, page)
-        && word() == before
+    if before.state() != SpanWord::FREE || !bit() {
+        return Some(false);
+    }
+    if intended(segment, dead, page) || !bit() || intended(segment, dead, page) {
+        return None;
+    }
+    (word() == before).then_some(true)
 }
 
 fn intended(segment: &Segment, dead: Owner, page: usize) -> bool {
     segment.used_procs().iter().enumerate().any(|(p, record)| {
         let intent = IntentWord(record.now.0.intent.load(SeqCst));
         let start = intent.start() as usize;
+        // The dead do nothing any more: of several each would wait for the others.
+        let acts = ProcWord(record.word.0.load(SeqCst)).state() != ProcWord::DEAD;
         p != dead.p as usize
+            && acts
             && intent.op() == IntentWord::PAGES
             && (start..start + intent.count() as usize).contains(&page)
     })

@@ -22,9 +22,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::Arc,
-    sync::atomic::{AtomicU16, AtomicU64, Ordering::Acquire},
+    sync::atomic::Ordering::Acquire,
 };
 
+use shm_layout::sync::{AtomicU16, AtomicU64};
 use shm_layout::{
     GRANULE_BYTES, MAX_P, MAX_WORKERS, PAGE_BYTES, Ref,
     bits::Finder,
@@ -213,10 +214,16 @@ impl Segment {
         shm_layout::header::LAYOUT_VERSION
     }
 
+    /// First byte of the mapping, for the explorer.
+    #[cfg(feature = "model")]
+    pub(crate) fn base_address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
     /// The collector's phase; while the world is stopped, the one it was stopped in.
     pub(crate) fn running_phase(&self) -> PhaseWord {
         let phase = self.phase();
-        if phase.kind() == PhaseWord::STOPPED {
+        if phase.kind() == PhaseWord::STOPPED && !crate::twin!("stopped-is-off") {
             return phase.with_kind(self.hdr.gc.stop_resume.load(Acquire) as u8);
         }
         phase

@@ -268,8 +268,9 @@ impl Proc {
         }
         self.ensure_own_worker();
         if !gc_mark_work_available(&self.seg, phase) {
-            // Nobody left to end the cycle: the last one out died, or two looked at the same time and each saw the other.
-            return if any_worker_active(&self.seg) {
+            // Nobody left to end the cycle: the last one out died, or two looked at the same time and each saw the other. One look
+            // per turn: what keeps marking from being over may be in the hands of a stopped process, and tasks go on meanwhile.
+            return if any_worker_active(&self.seg) || self.end_looked.replace(true) {
                 None
             } else {
                 self.claim_slot_worker(Mode::Fractional)

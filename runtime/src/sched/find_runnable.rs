@@ -150,6 +150,7 @@ impl Proc {
         }
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
+        self.end_looked.set(false);
         let fair = if tick.is_multiple_of(61) {
             self.globrunq_get()
         } else {

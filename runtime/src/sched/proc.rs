@@ -69,6 +69,8 @@ pub(crate) struct Proc {
     /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
     pub step_ended_ns: Cell<u64>,
     pub tick: Cell<u32>,
+    /// Has this turn of the scheduler looked whether marking is over, although nobody had work for it?
+    pub end_looked: Cell<bool>,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -155,6 +157,7 @@ impl Proc {
             kinds_known: RefCell::new(Vec::new()),
             step_ended_ns: Cell::new(0),
             tick: Cell::new(0),
+            end_looked: Cell::new(false),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),
             )),

@@ -430,7 +430,7 @@ pub fn name_of(segment: &Segment, at: usize) -> String {
                 at - std::mem::offset_of!(Header, gc),
             ),
             "sched" => field(
-                fields!(Sched: gomaxprocs, shutdown, task_high, task_committed, workbuf_high, proc_high, worker_high, idle,
+                fields!(Sched: gomaxprocs, shutdown, task_high, workbuf_high, proc_high, worker_high, idle,
                     spinning, next_timer_ns, global_next, redeliver_max),
                 at - std::mem::offset_of!(Header, sched),
             ),

@@ -116,8 +116,6 @@ pub struct Sched {
     pub shutdown: AtomicU32,
     /// Task records ever used: scans go this far.
     pub task_high: AtomicU32,
-    /// Task records whose memory is reserved.
-    pub task_committed: AtomicU32,
     /// Work buffers ever used.
     pub workbuf_high: AtomicU32,
     /// P records ever leased: scans go this far.

@@ -429,8 +429,6 @@ packed! {
 impl IntentWord {
     /// Page bits are being claimed or given back for `count` pages from `start`.
     pub const PAGES: u8 = 1;
-    /// Chunk `start` is being given back to the kernel.
-    pub const RELEASE_CHUNK: u8 = 2;
 }
 
 packed! {

@@ -1,7 +1,8 @@
 //! `COHEAPDEBUG=gctrace=1`: one line per cycle, in Go's shape, our fields at the end.
 //!
 //! `gc N @Ts U%: a+b+c ms clock, d+e/f/g+h ms cpu, x->y->z MB, G MB goal, 0 MB stacks, R MB globals, P P`. We do not stop the
-//! world: a is the handshakes that start a cycle ("stopping" nobody), c the last round. Then `(forced)`, and after a bar what only we have.
+//! world: d and h are 0, for no processor works at a stop, and there is no stopping to tell from a total; the longest delay that the
+//! collector has put on a running P so far stands at the end. a is the handshakes that start a cycle ("stopping" nobody), c the last round. Then `(forced)`, and after a bar what only we have.
 
 use std::{
     io::Write,
@@ -21,8 +22,6 @@ pub(crate) struct Debug {
     pub scheddetail: bool,
     /// Check each cycle by a second marking.
     pub checkmark: bool,
-    /// Overwrite freed memory.
-    pub clobberfree: bool,
 }
 
 /// Parses `gctrace=1,schedtrace=1000`; unknown names are ignored, as in Go.
@@ -36,7 +35,6 @@ pub(crate) fn parse(text: &str) -> Debug {
             "schedtrace" => debug.schedtrace_ms = value,
             "scheddetail" => debug.scheddetail = value != 0,
             "gccheckmark" => debug.checkmark = value != 0,
-            "clobberfree" => debug.clobberfree = value != 0,
             _ => {}
         }
     }
@@ -96,7 +94,7 @@ fn line(segment: &Segment, cycle: u32) -> String {
         ""
     };
     format!(
-        "gc {cycle} @{:.3}s {share:.0}%: {start:.3}+{mark:.2}+{end:.3} ms clock, {start:.3}+{:.2}/{:.2}/{:.2}+{end:.3} ms cpu, {}->{}->{} MB, {} MB goal, 0 MB stacks, 0 MB globals, {procs} P{forced} | rounds {} migrations {} stopping 0 ms\n",
+        "gc {cycle} @{:.3}s {share:.0}%: {start:.3}+{mark:.2}+{end:.3} ms clock, 0+{:.2}/{:.2}/{:.2}+0 ms cpu, {}->{}->{} MB, {} MB goal, 0 MB stacks, 0 MB globals, {procs} P{forced} | rounds {} migrations {} longest delay {:.3} ms\n",
         (at[0] - first).max(0.0) / 1e3,
         ms(3),
         ms(0) + ms(1),
@@ -107,6 +105,7 @@ fn line(segment: &Segment, cycle: u32) -> String {
         mb(gc.goal.load(Relaxed)),
         gc.rounds.load(Relaxed),
         stats.migrations.load(Relaxed),
+        stats.pause_max_ns.load(Relaxed) as f64 / 1e6,
     )
 }
 

@@ -124,7 +124,7 @@ fn header(at: usize) -> String {
             "sched.{}",
             field(
                 at - sched,
-                fields!(Sched: gomaxprocs, shutdown, task_high, task_committed, workbuf_high, proc_high, worker_high, idle, spinning, next_timer_ns, global_next, redeliver_max)
+                fields!(Sched: gomaxprocs, shutdown, task_high, workbuf_high, proc_high, worker_high, idle, spinning, next_timer_ns, global_next, redeliver_max)
             )
         );
     }

@@ -65,6 +65,11 @@ kase!(Refs64, AllocRefs64, "bench.refs64", { a: Slot<Refs64>, b: Slot<Refs64>, x
 kase!(Refs128, AllocRefs128, "bench.refs128", { a: Slot<Refs128>, b: Slot<Refs128>, x: [u64; 15] });
 kase!(Plain16, AllocPlain16, "bench.plain16", { x: [u64; 2] });
 
+/// The context of a task that allocates `n` objects of 16 bytes with references.
+pub fn refs16(n: u64) -> AllocRefs16 {
+    AllocRefs16::of(n)
+}
+
 /// Adds the kinds of this program.
 pub fn kinds(kinds: coheap::Kinds) -> coheap::Kinds {
     kinds

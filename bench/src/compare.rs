@@ -1,283 +1,29 @@
 //! `compare`: ours and every peer that is installed, pair by pair, and a Markdown table.
 //!
-//! A pair runs in turns, `--runs` times each, so that what disturbs the machine disturbs both; the table shows medians and their
-//! ratio. Peers are the programs that `reference/baselines/build.sh` builds; they are looked for in `$BIN`, else `~/peers/bin`.
+//! A pair runs in turns, `--runs` times, so that what disturbs the machine disturbs both; the table shows medians and their ratio. Peers are the
+//! programs that `reference/baselines/build.sh` builds; they are looked for in `$BIN`, else `~/peers/bin`, Java's classes in `java` there. A peer that our own
+//! program brings along prints its figure beside ours, in the same line.
+//!
+//! 1. Pairs with the same arguments of ours are a *group*; in one turn of a group each program runs once, however many lines need it. 2. After each turn the
+//! figures go to `--out` with `.json` behind it, and the table to `--out`. 3. The next call with that file goes on with the turns that are missing, so a
+//! run may be cut into pieces (`--seconds`), or begun again where it was killed.
 
-use std::{path::PathBuf, process::Command};
+mod pairs;
 
-use crate::heap::{Flags, Result, median};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
-/// One line of the table.
-struct Pair {
-    what: &'static str,
-    unit: &'static str,
-    ours: (&'static [&'static str], &'static str),
-    /// Name, program, arguments, environment, figure: a name after `R `, or `wall`, `cpu` for the whole process's seconds.
-    peers: &'static [Peer],
-}
+use serde_json::Value;
 
-struct Peer {
-    name: &'static str,
-    program: &'static str,
-    args: &'static [&'static str],
-    env: &'static [(&'static str, &'static str)],
-    figure: &'static str,
-}
+use crate::heap::{Flags, Result, children_cpu_s, median};
+use pairs::{PAIRS, Pair, Peer};
 
-const fn go(
-    name: &'static str,
-    program: &'static str,
-    args: &'static [&'static str],
-    procs: &'static [(&'static str, &'static str)],
-    figure: &'static str,
-) -> Peer {
-    Peer {
-        name,
-        program,
-        args,
-        env: procs,
-        figure,
-    }
-}
-
-const ONE: &[(&str, &str)] = &[("GOMAXPROCS", "1")];
-const TWO: &[(&str, &str)] = &[("GOMAXPROCS", "2")];
-const REVERSE: &[(&str, &str)] = &[("ORD", "rev")];
-
-const PAIRS: &[Pair] = &[
-    Pair {
-        what: "enter + leave a scope",
-        unit: "ns",
-        ours: (&["scope"], "enter_leave_ns"),
-        peers: &[],
-    },
-    Pair {
-        what: "slot store, barrier off",
-        unit: "ns",
-        ours: (&["scope"], "slot_store_ns"),
-        peers: &[],
-    },
-    Pair {
-        what: "allocate 16 B with references, collection included, one P",
-        unit: "ns/object",
-        ours: (
-            &["alloc", "--only", "refs16"],
-            "refs16_ns_per_object_per_core",
-        ),
-        peers: &[
-            go(
-                "Go, P=1",
-                "go27_alloc",
-                &["-n", "10000000"],
-                ONE,
-                "ptr16_cpu_ns_per_obj",
-            ),
-            go(
-                "mimalloc, malloc + free",
-                "alloc_mi",
-                &["10000000", "1"],
-                &[],
-                "ring16_cpu_ns_per_pair",
-            ),
-        ],
-    },
-    Pair {
-        what: "allocate 64 B with references, one P",
-        unit: "ns/object",
-        ours: (
-            &["alloc", "--only", "refs64"],
-            "refs64_ns_per_object_per_core",
-        ),
-        peers: &[go(
-            "Go, P=1",
-            "go27_alloc",
-            &["-n", "10000000"],
-            ONE,
-            "ptr64_cpu_ns_per_obj",
-        )],
-    },
-    Pair {
-        what: "trees 18, two P's, whole processes: wall",
-        unit: "s",
-        ours: (&["trees", "--depth", "18"], "wall_s"),
-        peers: &[
-            go(
-                "Go, P=2",
-                "go27_bintrees",
-                &["-n", "18", "-par"],
-                TWO,
-                "wall",
-            ),
-            go(
-                "mimalloc, 2 threads",
-                "bintrees_mi",
-                &["18", "2"],
-                &[],
-                "wall",
-            ),
-        ],
-    },
-    Pair {
-        what: "trees 18, two P's: CPU",
-        unit: "s",
-        ours: (&["trees", "--depth", "18"], "cpu_s"),
-        peers: &[go(
-            "Go, P=2",
-            "go27_bintrees",
-            &["-n", "18", "-par"],
-            TWO,
-            "cpu",
-        )],
-    },
-    Pair {
-        what: "mark a tree of 16.8 M, one worker",
-        unit: "CPU ns/object",
-        ours: (&["mark", "--kind", "tree"], "collect_cpu_ns_per_object"),
-        peers: &[
-            go(
-                "limit: prefetch, reverse push",
-                "limits",
-                &["mark", "tree", "16777216", "1", "pf", "16", "0", "3"],
-                REVERSE,
-                "cpu_ns_per_obj",
-            ),
-            go(
-                "Go, P=1",
-                "go27_mark",
-                &["-kind", "tree", "-reps", "3"],
-                ONE,
-                "ns_per_obj_worker",
-            ),
-        ],
-    },
-    Pair {
-        what: "mark the same, shuffled",
-        unit: "CPU ns/object",
-        ours: (&["mark", "--kind", "shuffled"], "collect_cpu_ns_per_object"),
-        peers: &[
-            go(
-                "limit: prefetch, reverse push",
-                "limits",
-                &["mark", "shuf", "16777216", "1", "pf", "16", "0", "3"],
-                REVERSE,
-                "cpu_ns_per_obj",
-            ),
-            go(
-                "Go, P=1",
-                "go27_mark",
-                &["-kind", "shuf", "-reps", "3"],
-                ONE,
-                "ns_per_obj_worker",
-            ),
-        ],
-    },
-    Pair {
-        what: "mark a random graph of 10 M",
-        unit: "CPU ns/object",
-        ours: (&["mark", "--kind", "graph"], "collect_cpu_ns_per_object"),
-        peers: &[
-            go(
-                "limit: prefetch, reverse push",
-                "limits",
-                &["mark", "graph", "10000000", "1", "pf", "16", "0", "3"],
-                REVERSE,
-                "cpu_ns_per_obj",
-            ),
-            go(
-                "Go, P=1",
-                "go27_mark",
-                &["-kind", "graph", "-n", "10000000", "-reps", "3"],
-                ONE,
-                "ns_per_obj_worker",
-            ),
-        ],
-    },
-    Pair {
-        what: "spawn + run a task, one P",
-        unit: "ns",
-        ours: (&["sched"], "spawn_run_ns"),
-        peers: &[
-            go("Go, P=1", "go27_sched", &[], ONE, "spawn_run_1M_ns"),
-            go(
-                "tokio, 1 worker",
-                "rs_sched",
-                &["1"],
-                &[],
-                "tokio_spawn_run_1M_from_worker_ns",
-            ),
-            go(
-                "rayon scope, 1 thread",
-                "rs_sched",
-                &["1"],
-                &[],
-                "rayon_scope_spawn_1M_ns",
-            ),
-        ],
-    },
-    Pair {
-        what: "pause, 512 MB live, two P's: operation p99",
-        unit: "us",
-        ours: (&["pause"], "operation_p99_us"),
-        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "op_p99_us")],
-    },
-    Pair {
-        what: "pause, 512 MB live, two P's: operation p99.99",
-        unit: "us",
-        ours: (&["pause"], "operation_p9999_us"),
-        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "op_p9999_us")],
-    },
-    Pair {
-        what: "pause, 512 MB live, two P's: objects made",
-        unit: "M/s",
-        ours: (&["pause"], "m_objects_per_s"),
-        peers: &[go("Go, P=2", "go27_pause", &[], TWO, "Mobj_s_total")],
-    },
-    Pair {
-        what: "map, gets only, two processes (Go: two threads, one process)",
-        unit: "M ops/s",
-        ours: (&["map"], "many_put0"),
-        peers: SMAP0,
-    },
-    Pair {
-        what: "map, half puts, two processes (Go: two threads, one process)",
-        unit: "M ops/s",
-        ours: (&["map"], "many_put50"),
-        peers: SMAP50,
-    },
-];
-
-const SMAP0: &[Peer] = &[
-    go(
-        "Go sync.Map, P=2",
-        "go27_smap",
-        &[],
-        TWO,
-        "syncMap_put0_Mops_s",
-    ),
-    go(
-        "Go map under a mutex, P=2",
-        "go27_smap",
-        &[],
-        TWO,
-        "mutex_map_put0_Mops_s",
-    ),
-];
-const SMAP50: &[Peer] = &[
-    go(
-        "Go sync.Map, P=2",
-        "go27_smap",
-        &[],
-        TWO,
-        "syncMap_put50_Mops_s",
-    ),
-    go(
-        "Go map under a mutex, P=2",
-        "go27_smap",
-        &[],
-        TWO,
-        "mutex_map_put50_Mops_s",
-    ),
-];
+/// What was measured: line of the table, then who (ours is ""), then turn by turn.
+type Figures = BTreeMap<String, BTreeMap<String, Vec<f64>>>;
 
 fn peers_dir() -> PathBuf {
     std::env::var_os("BIN").map_or_else(
@@ -286,40 +32,64 @@ fn peers_dir() -> PathBuf {
     )
 }
 
-fn ours(args: &[&str], figure: &str) -> Result<f64> {
-    let output = Command::new(std::env::current_exe()?).args(args).output()?;
-    let line: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|e| {
-        format!(
-            "{}: {e}: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })?;
-    line[figure]
-        .as_f64()
-        .ok_or_else(|| format!("{} prints no {figure}", args.join(" ")).into())
+/// The peer's command, if it is installed.
+fn command(program: &str) -> Option<Command> {
+    let path = peers_dir().join(program);
+    if program != "java" {
+        return path.exists().then(|| Command::new(path));
+    }
+    path.exists().then(|| {
+        let mut command = Command::new(program);
+        command.env("CLASSPATH", path);
+        command
+    })
 }
 
-/// A peer's figure; the median of those it prints.
-fn theirs(peer: &Peer) -> Result<f64> {
-    use nix::sys::resource::{UsageWho, getrusage};
-    let cpu = || {
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-        let s = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
-        Ok::<_, nix::Error>(s(usage.user_time()) + s(usage.system_time()))
-    };
-    let (started, before) = (std::time::Instant::now(), cpu()?);
-    let output = Command::new(peers_dir().join(peer.program))
+fn ours(args: &[&str]) -> Result<Value> {
+    let output = Command::new(std::env::current_exe()?).args(args).output()?;
+    serde_json::from_slice(&output.stdout).map_err(|e| {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        format!("{}: {e}: {stderr}", args.join(" ")).into()
+    })
+}
+
+fn figure_of(line: &Value, figure: &str) -> Result<f64> {
+    line[figure]
+        .as_f64()
+        .ok_or_else(|| format!("no {figure} in {line}").into())
+}
+
+/// What a peer printed, and what it took.
+#[derive(Clone)]
+struct Ran {
+    text: String,
+    wall: f64,
+    cpu: f64,
+}
+
+fn run_peer(peer: &Peer) -> Result<Ran> {
+    let mut command = command(peer.program).ok_or("not installed")?;
+    let (started, before) = (Instant::now(), children_cpu_s()?);
+    let output = command
         .args(peer.args)
         .envs(peer.env.iter().copied())
         .output()?;
+    Ok(Ran {
+        wall: started.elapsed().as_secs_f64(),
+        cpu: children_cpu_s()? - before,
+        text: String::from_utf8_lossy(&output.stdout).into_owned(),
+    })
+}
+
+/// A peer's figure; the median of those it printed.
+fn theirs(peer: &Peer, ran: &Ran) -> Result<f64> {
     match peer.figure {
-        "wall" => return Ok(started.elapsed().as_secs_f64()),
-        "cpu" => return Ok(cpu()? - before),
+        "wall" => return Ok(ran.wall),
+        "cpu" => return Ok(ran.cpu),
         _ => {}
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let values: Vec<f64> = text
+    let values: Vec<f64> = ran
+        .text
         .lines()
         .filter_map(|l| {
             let mut words = l.strip_prefix("R ")?.split(' ');
@@ -333,55 +103,147 @@ fn theirs(peer: &Peer) -> Result<f64> {
     Ok(median(values))
 }
 
-/// Flags: `--runs` of each pair, `--only` a part of the lines' names, `--out` a file for the table.
-pub fn run(flags: &Flags) -> Result<()> {
-    let runs = flags.number("--runs", 3);
-    let only = flags.text("--only").unwrap_or("");
+fn installed(peer: &Peer) -> bool {
+    peer.program.is_empty() || command(peer.program).is_some()
+}
+
+/// One turn of a group: ours, then each peer that some line of it needs.
+fn turn(group: &[&Pair], number: usize, figures: &mut Figures) -> Result<()> {
+    let line = ours(group[0].ours.0)?;
+    let mut ran: HashMap<String, Ran> = HashMap::new();
+    let mut new = Vec::new();
+    for pair in group {
+        new.push((pair.what, "", figure_of(&line, pair.ours.1)?));
+        for peer in pair.peers.iter().filter(|p| installed(p)) {
+            if peer.once && number > 0 {
+                continue;
+            }
+            let value = if peer.program.is_empty() {
+                figure_of(&line, peer.figure)?
+            } else {
+                let key = format!("{} {:?} {:?}", peer.program, peer.args, peer.env);
+                if !ran.contains_key(&key) {
+                    ran.insert(key.clone(), run_peer(peer)?);
+                }
+                theirs(peer, &ran[&key])?
+            };
+            new.push((pair.what, peer.name, value));
+        }
+    }
+    // All of a turn or nothing: a line's turns are counted by ours.
+    for (what, who, value) in new {
+        let of_line = figures.entry(what.into()).or_default();
+        of_line.entry(who.into()).or_default().push(value);
+    }
+    Ok(())
+}
+
+fn turns_of(group: &[&Pair], figures: &Figures) -> usize {
+    let of_line = |pair: &&Pair| figures.get(pair.what).and_then(|f| f.get(""));
+    group
+        .iter()
+        .map(|p| of_line(p).map_or(0, Vec::len))
+        .min()
+        .unwrap_or(0)
+}
+
+fn table(figures: &Figures) -> String {
     let mut table = String::from(
         "| work | unit | coheap | peer | | ours / peer |\n|---|---|---|---|---|---|\n",
     );
-    for pair in PAIRS.iter().filter(|p| p.what.contains(only)) {
-        let installed: Vec<&Peer> = pair
-            .peers
-            .iter()
-            .filter(|p| peers_dir().join(p.program).exists())
-            .collect();
-        let mut mine = Vec::new();
-        let mut others = vec![Vec::new(); installed.len()];
-        for _ in 0..runs {
-            mine.push(ours(pair.ours.0, pair.ours.1)?);
-            for (values, peer) in others.iter_mut().zip(&installed) {
-                values.push(theirs(peer)?);
+    let lines = PAIRS.iter().filter_map(|p| Some((p, figures.get(p.what)?)));
+    for (pair, of_line) in lines {
+        let Some(mine) = of_line.get("").cloned().map(median) else {
+            continue;
+        };
+        let head = format!("| {} | {} | {mine:.2} |", pair.what, pair.unit);
+        let before = table.len();
+        for peer in pair.peers {
+            if let Some(other) = of_line.get(peer.name).cloned().map(median) {
+                let ratio = mine / other;
+                table.push_str(&format!(
+                    "{head} {} | {other:.2} | {ratio:.2} |\n",
+                    peer.name
+                ));
             }
         }
-        let mine = median(mine);
-        if installed.is_empty() {
-            table.push_str(&format!(
-                "| {} | {} | {mine:.2} | – | | |\n",
-                pair.what, pair.unit
-            ));
+        if table.len() == before {
+            table.push_str(&format!("{head} – | | |\n"));
         }
-        for (values, peer) in others.into_iter().zip(&installed) {
-            let other = median(values);
-            table.push_str(&format!(
-                "| {} | {} | {mine:.2} | {} | {other:.2} | {:.2} |\n",
-                pair.what,
-                pair.unit,
-                peer.name,
-                mine / other
-            ));
+    }
+    table
+}
+
+fn kept(path: &Path) -> Figures {
+    std::fs::read_to_string(path)
+        .ok()
+        .and_then(|t| serde_json::from_str(&t).ok())
+        .unwrap_or_default()
+}
+
+/// The pairs whose names contain `only`, by what runs them.
+fn groups(only: &str) -> Vec<Vec<&'static Pair>> {
+    let mut groups: Vec<Vec<&Pair>> = Vec::new();
+    for pair in PAIRS.iter().filter(|p| p.what.contains(only)) {
+        match groups.iter_mut().find(|g| g[0].ours.0 == pair.ours.0) {
+            Some(group) => group.push(pair),
+            None => groups.push(vec![pair]),
         }
-        eprint!(
-            "{}",
-            table
-                .lines()
-                .last()
-                .map_or(String::new(), |l| format!("{l}\n"))
-        );
     }
-    match flags.text("--out") {
-        Some(path) => std::fs::write(path, table)?,
-        None => print!("{table}"),
+    groups
+}
+
+/// Flags: `--runs` of each pair; `--only` a part of the lines' names; `--out` a file for the table, beside which the figures are kept;
+/// `--seconds` after which no turn begins: the next call goes on. It says on the standard error what is left.
+pub fn run(flags: &Flags) -> Result<()> {
+    let runs = flags.number("--runs", 5) as usize;
+    let out = flags.text("--out").map(PathBuf::from);
+    let state = out.as_ref().map(|o| o.with_added_extension("json"));
+    let until = Instant::now() + Duration::from_secs(flags.number("--seconds", 86400));
+    let mut figures = state.as_deref().map(kept).unwrap_or_default();
+    for group in groups(flags.text("--only").unwrap_or("")) {
+        for number in turns_of(&group, &figures)..runs {
+            if Instant::now() >= until {
+                eprintln!("more to do: {}, turn {number}", group[0].what);
+                return Ok(());
+            }
+            turn(&group, number, &mut figures)?;
+            if let (Some(out), Some(state)) = (&out, &state) {
+                std::fs::write(state, serde_json::to_string_pretty(&figures)?)?;
+                std::fs::write(out, table(&figures))?;
+            }
+        }
     }
+    if out.is_none() {
+        print!("{}", table(&figures));
+    }
+    eprintln!("all done");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_share_a_program_stand_together_and_have_names_of_their_own() {
+        let all = groups("");
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), PAIRS.len());
+        let names: std::collections::HashSet<_> = PAIRS.iter().map(|p| p.what).collect();
+        assert_eq!(names.len(), PAIRS.len());
+        assert_eq!(groups("trees 21").len(), 2, "paced, and with memory");
+    }
+
+    #[test]
+    fn a_table_has_medians_and_goes_on_where_it_stopped() {
+        let pair = &PAIRS[2];
+        let mut figures = Figures::new();
+        assert_eq!(turns_of(&[pair], &figures), 0);
+        let of_line = figures.entry(pair.what.into()).or_default();
+        of_line.insert("".into(), vec![3.0, 1.0, 2.0]);
+        of_line.insert(pair.peers[0].name.into(), vec![4.0, 8.0, 4.0]);
+        assert_eq!(turns_of(&[pair], &figures), 3);
+        let line = format!("| 2.00 | {} | 4.00 | 0.50 |", pair.peers[0].name);
+        assert!(table(&figures).contains(&line), "{}", table(&figures));
+    }
 }

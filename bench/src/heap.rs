@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coheap::{Idle, Kinds, P, Segment, SegmentConfig, sched as runtime_sched};
+use coheap::{Cx, Gc, Idle, Kinds, P, Segment, SegmentConfig, Task, sched as runtime_sched};
 use nix::sys::{
     prctl,
     resource::{UsageWho, getrusage},
@@ -32,6 +32,11 @@ impl Flags {
         self.0.get(at + 1).map(String::as_str)
     }
 
+    /// Is a flag there?
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|a| a == name)
+    }
+
     /// A flag's number.
     pub fn number(&self, name: &str, default: u64) -> u64 {
         self.text(name)
@@ -54,6 +59,7 @@ pub fn segment(max_mb: u64, gc_percent: i32) -> Result<Segment> {
 pub fn kinds() -> Kinds {
     let kinds = crate::sched::kinds(crate::alloc::kinds(Kinds::new()));
     let kinds = crate::pause::kinds(crate::recover::kinds(kinds));
+    let kinds = crate::sh6bench::kinds(crate::larson::kinds(kinds));
     crate::map::kinds(crate::threadtest::kinds(kinds))
 }
 
@@ -86,8 +92,15 @@ impl Children {
 
     /// Processor time that they and this thread have taken, in nanoseconds: on a busy machine it says more than the wall's.
     pub fn cpu_ns(&self) -> u64 {
+        self.each_cpu_ns().iter().sum()
+    }
+
+    /// The same, one by one: this thread, then the children.
+    pub fn each_cpu_ns(&self) -> Vec<u64> {
         let of = |child: &Child| schedstat_ns(&format!("/proc/{}/schedstat", child.id()));
-        thread_cpu_ns() + self.children.iter().map(of).sum::<u64>()
+        std::iter::once(thread_cpu_ns())
+            .chain(self.children.iter().map(of))
+            .collect()
     }
 
     /// Tells them to leave; returns the processor time they took, in nanoseconds.
@@ -104,6 +117,73 @@ impl Children {
     }
 }
 
+/// Some P's, this process's and its children's, that run one task each.
+pub struct Workers {
+    p: P,
+    children: Children,
+    procs: usize,
+}
+
+/// What a run of them took.
+pub struct Spent {
+    /// Time on the wall.
+    pub wall_ns: u64,
+    /// Processor time of all.
+    pub cpu_ns: u64,
+}
+
+impl Workers {
+    /// Starts `procs` of them on a heap of their own. Flags: `--max-mb`, `--gc-percent`.
+    pub fn start(procs: usize, flags: &Flags) -> Result<Workers> {
+        let percent = flags.number("--gc-percent", 100) as i32;
+        let segment = segment(flags.number("--max-mb", 2048), percent)?;
+        let p = P::lease(segment.clone())?;
+        let children = Children::start(&segment, procs - 1)?;
+        Ok(Workers { p, children, procs })
+    }
+
+    /// Runs a task for each, made by `make` from its number, and shows the results.
+    pub fn run<T: Task>(
+        &mut self,
+        make: impl for<'a> Fn(&'a Cx<'_>, usize) -> coheap::Result<Gc<'a, T>>,
+        mut result: impl FnMut(Gc<'_, T::Output>),
+    ) -> Result<Spent> {
+        let (started, cpu_ns) = (now_ns(), self.children.cpu_ns());
+        let tasks = (0..self.procs)
+            .map(|i| self.p.submit(|cx| make(cx, i)))
+            .collect::<coheap::Result<Vec<_>>>()?;
+        self.p.run(&kinds(), |p, _| {
+            let over = p.enter(|cx| tasks.iter().all(|t| t.is_over(cx)));
+            if over { Idle::Return } else { Idle::Continue }
+        })?;
+        let spent = Spent {
+            wall_ns: now_ns() - started,
+            cpu_ns: self.children.cpu_ns() - cpu_ns,
+        };
+        self.p.enter(|cx| {
+            for task in &tasks {
+                match task.result(cx) {
+                    Some(of) => result(of),
+                    None => return Err("a worker was given up".into()),
+                }
+            }
+            Ok::<_, Box<dyn std::error::Error>>(())
+        })?;
+        Ok(spent)
+    }
+
+    /// This process's P.
+    pub fn p(&mut self) -> &mut P {
+        &mut self.p
+    }
+
+    /// Ends the children.
+    pub fn stop(self) -> Result<()> {
+        self.children.stop()?;
+        Ok(())
+    }
+}
+
 fn live(segment: &Segment) -> usize {
     let status = segment.status();
     status.procs.iter().filter(|p| p.state == "live").count()
@@ -111,13 +191,19 @@ fn live(segment: &Segment) -> usize {
 
 /// Starts a process that runs `program` of this executable on the segment.
 pub fn spawn(program: &str, segment: &Segment) -> Result<Child> {
+    spawn_with(program, segment, &[])
+}
+
+/// The same, with flags.
+pub fn spawn_with(program: &str, segment: &Segment, flags: &[&str]) -> Result<Child> {
     let path = format!(
         "/proc/{}/fd/{}",
         std::process::id(),
         segment.fd().as_raw_fd()
     );
     let mut command = Command::new(std::env::current_exe()?);
-    Ok(command.args([program, "--segment", &path]).spawn()?)
+    command.args([program, "--segment", &path]).args(flags);
+    Ok(command.spawn()?)
 }
 
 /// A child's first steps: it ends with its parent, and becomes a P of the parent's segment.
@@ -134,6 +220,13 @@ pub fn child(flags: &Flags) -> Result<()> {
     Ok(())
 }
 
+/// Processor time of all children that have ended, in seconds.
+pub fn children_cpu_s() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let s = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+    Ok(s(usage.user_time()) + s(usage.system_time()))
+}
+
 /// The monotonic clock, which all processes share, in nanoseconds: the one of the heap's own records.
 pub fn now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -142,7 +235,8 @@ pub fn now_ns() -> u64 {
 
 /// Processor time of this thread, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
-    schedstat_ns("/proc/thread-self/schedstat")
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn schedstat_ns(path: &str) -> u64 {

@@ -1,156 +1,123 @@
-//! `recover`: what a kill costs those who live on. A victim process allocates and enters scopes as fast as it can, after it has
-//! touched every page of a large array; two survivors, processes too, run short steps with 50 µs between them. The victim is killed at
-//! a random moment, again and again.
+//! `recover`: what a kill costs those who live on. Two survivors ([`mod@survivor`]) compute on two processors, step after step. A third process,
+//! the victim ([`mod@victim`]), has touched every page of a large array, and is killed at a random moment; then comes the next one.
 //!
 //! 1. *Detection*: from the call of `kill` until the repair begins: the kernel ends the thread and marks its life word, the watcher
-//! (`life::Watch`) wakes, and takes the death. 2. *Repair*: `DeathReport::repair_ns`. 3. *Gap*: the longest time between the ends of
-//! two steps of a survivor, their pause of 50 µs and its wake-up included, from 1 ms before the kill to 8 ms after it; *step* is the
-//! longest time inside one. A window of the same length without a kill precedes each, as a yardstick: what shows in both is the
-//! machine, not the death.
+//! (`life::Watch`) wakes, and takes the death. Of that, *starved* is what the dying thread waited for a processor, to die and while
+//! dying: the kernel certifies a death only when the dead one has run to its end. 2. *Repair*: `DeathReport::repair_ns`.
+//! 3. *Gaps*: the longest time between the ends of two steps of a survivor, in three windows of [`WINDOW`]: `two`, without a third
+//! process; `three`, while the victim computes; `kill`, from the call of `kill` on, in which nobody but the survivors, the dying one
+//! and the watcher has anything to do: the victim's replacement is held back. With `--replace` it is not, and starts as soon as the death is
+//! recovered, as a daemon starts it. Each gap is given whole (begun before the window or not) and within the window. What those of more than
+//! a millisecond consist of is summed up in `long`: computing, waiting for a processor, blocked.
 //! 4. *Reaped*: from `kill` until `wait` returns, which a supervisor by pidfd or SIGCHLD would have waited for: it grows with what
 //! the dead had mapped.
+//!
+//! **What it was before, and why not:** survivors that slept for 50 µs between steps. Asleep they had no processor, and what was measured
+//! was how soon the kernel gives one back to a thread that a timer wakes beside a computing one: up to a slice, death or not.
+
+mod survivor;
+mod victim;
 
 use std::{
-    hint::black_box,
     process::Child,
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicBool,
             Ordering::{AcqRel, Acquire, Relaxed, Release},
         },
+        mpsc::{Receiver, channel},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use coheap::{
-    Array, Cx, Gc, Handle, Idle, Kinds, Next, P, Segment, Shared, Slot, Step, Task, life, recover,
-};
-use serde_json::json;
+use coheap::{Handle, Kinds, P, Segment, life, recover, sched};
+use serde_json::{Value, json};
 
 use crate::{
-    heap::{Children, Flags, Result, attach, kinds as all_kinds, now_ns, segment, spawn},
+    heap::{Flags, Result, now_ns, segment, spawn_with},
     histogram::Histogram,
 };
+pub use survivor::program as survivor;
+use survivor::{Gap, Gauge, Survivor, gauge_name};
+use victim::Touched;
+pub use victim::program as victim;
 
-/// Between two steps of a survivor.
-const THINK: Duration = Duration::from_micros(50);
-/// The window around a kill.
-const BEFORE: Duration = Duration::from_millis(1);
-const AFTER: Duration = Duration::from_millis(8);
-/// Objects that a survivor's step makes, and that a victim's scope makes.
-const STEP_OBJECTS: u64 = 16;
-const SCOPE_OBJECTS: u64 = 200;
-const PAGE_WORDS: usize = 512;
-
-#[derive(Shared, Default)]
-#[shared(name = "bench.recover.Node")]
-struct Node {
-    next: Slot<Node>,
-    x: [u64; 3],
-}
-
-fn chain<'a>(cx: &'a Cx<'_>, n: u64) -> coheap::Result<Gc<'a, Node>> {
-    let mut head = cx.alloc(Node::default())?;
-    for _ in 1..n {
-        let node = cx.alloc(Node::default())?;
-        node.next.store(cx, Some(head));
-        head = node;
-    }
-    Ok(head)
-}
-
-/// A survivor's task, and what is known about its steps.
-#[derive(Shared)]
-#[shared(name = "bench.recover.Survivor")]
-pub struct Survivor {
-    steps: AtomicU64,
-    ended_ns: AtomicU64,
-    longest_gap_ns: AtomicU64,
-    longest_step_ns: AtomicU64,
-    kept: Slot<Node>,
-}
-
-impl Task for Survivor {
-    const KIND: &'static str = "bench.survivor";
-    type Output = Survivor;
-    fn step<'a>(cx: &'a mut Step<'_, Self>) -> coheap::Result<Next<'a, Self>> {
-        let began = now_ns();
-        let cx = &*cx;
-        let me = cx.context();
-        me.kept.store(cx, Some(chain(cx, STEP_OBJECTS)?));
-        let now = now_ns();
-        let last = me.ended_ns.swap(now, Relaxed);
-        me.longest_gap_ns.fetch_max(now - last.min(now), Relaxed);
-        me.longest_step_ns.fetch_max(now - began, Relaxed);
-        me.steps.fetch_add(1, Release);
-        Ok(Next::Again)
-    }
-}
+/// What is looked at: a multiple of the kernel's ticks, and of the slices it gives.
+const WINDOW: Duration = Duration::from_millis(9);
+/// Survivors, as many as processors of the machine whose figures we publish.
+const SURVIVORS: u64 = 2;
+/// Tasks, so that no survivor is without one while another has stolen some.
+const TASKS: u64 = 8;
+/// A gap whose contents are told.
+const LONG: u64 = 1_000_000;
+/// How long the watcher waits without a death: as the daemon's.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Adds the kinds of this program.
 pub fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<Survivor>()
 }
 
-/// The program of a survivor.
-pub fn survivor(flags: &Flags) -> Result<()> {
-    attach(flags)?.run(&all_kinds(), |_, _| {
-        std::thread::sleep(THINK);
-        Idle::Continue
-    })?;
-    Ok(())
-}
+/// The longest gaps of windows of one sort.
+#[derive(Default)]
+struct Windows(Vec<Gap>);
 
-/// The program of a victim: touches the array, says so, and allocates until it is killed.
-pub fn victim(flags: &Flags) -> Result<()> {
-    let mut p = attach(flags)?;
-    let ready = p.enter(|cx| {
-        let cx = &*cx;
-        let touched = cx.root::<Touched>("touched")?.get(cx);
-        let touched = touched.ok_or("a victim before its array")?;
-        if let Some(words) = touched.words.load(cx) {
-            for word in words.iter().step_by(PAGE_WORDS) {
-                word.fetch_add(1, Relaxed);
-            }
-        }
-        Ok::<_, Box<dyn std::error::Error>>(cx.handle(touched)?)
-    })?;
-    p.enter(|cx| {
-        ready
-            .get(cx)
-            .ready
-            .store(u64::from(std::process::id()), Release)
-    });
-    loop {
-        for _ in 0..1000 {
-            let full = p.enter(|cx| chain(cx, SCOPE_OBJECTS).map(black_box).is_err());
-            if full {
-                p.collect();
-            }
-        }
+impl Windows {
+    fn to_json(&self) -> Value {
+        let of = |f: fn(&Gap) -> u64| {
+            let all: Vec<u64> = self.0.iter().map(f).collect();
+            Histogram::of_values(&all).to_json()
+        };
+        let long: Vec<&Gap> = self.0.iter().filter(|g| g.whole_ns > LONG).collect();
+        let sum = |f: fn(&Gap) -> u64| long.iter().map(|g| f(g)).sum::<u64>() / 1000;
+        json!({
+            "whole": of(|g| g.whole_ns), "within": of(|g| g.within_ns),
+            "long": {
+                "n": long.len(), "us": sum(|g| g.whole_ns), "computing_us": sum(|g| g.computing_ns),
+                "waiting_us": sum(|g| g.waiting_ns), "blocked_us": sum(Gap::blocked_ns),
+            },
+        })
     }
-}
-
-/// What a victim maps before it is killed.
-#[derive(Shared)]
-#[shared(name = "bench.recover.Touched")]
-struct Touched {
-    ready: AtomicU64,
-    words: Slot<Array<AtomicU64>>,
 }
 
 /// Figures of one size.
 #[derive(Default)]
 struct Figures {
     detect: Vec<u64>,
+    starved: Vec<u64>,
     repair: Vec<u64>,
     reaped: Vec<u64>,
-    gap: Vec<u64>,
-    step: Vec<u64>,
-    calm_gap: Vec<u64>,
-    calm_step: Vec<u64>,
+    two: Windows,
+    three: Windows,
+    kill: Windows,
     by_watcher: u64,
+}
+
+impl Figures {
+    fn to_json(&self) -> Value {
+        let of = |values: &[u64]| Histogram::of_values(values).to_json();
+        json!({
+            "kills": self.detect.len(), "recovered_by_watcher": self.by_watcher,
+            "detect": of(&self.detect), "starved": of(&self.starved), "repair": of(&self.repair), "reaped": of(&self.reaped),
+            "two": self.two.to_json(), "three": self.three.to_json(), "kill": self.kill.to_json(),
+        })
+    }
+}
+
+/// What was asked for.
+struct Wanted<'f> {
+    /// Of each size.
+    kills: u64,
+    /// What victims do.
+    victim: &'f str,
+    /// Whether the next victim starts as soon as the death is recovered.
+    replace: bool,
+    /// Long gaps are told one by one, in nanoseconds of the monotonic clock.
+    show: bool,
+    /// What the survivors are told.
+    think_us: &'f str,
 }
 
 /// Waits until `done`, which must come within 20 s.
@@ -165,93 +132,207 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// The parent's look at the survivors.
-struct Observer {
-    p: P,
-    survivors: Vec<Handle<Survivor>>,
+/// A thread that recovers the dead, as the daemon's, and says so.
+struct Watcher {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    died: Receiver<()>,
 }
 
-impl Observer {
-    fn reset(&mut self) {
-        let survivors = &self.survivors;
+impl Watcher {
+    fn start(segment: &Segment) -> Watcher {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (say, died) = channel();
+        let (segment, over) = (segment.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let promptness = life::be_prompt();
+            eprintln!("the watcher runs as {promptness:?}");
+            let watch = life::Watch::new(segment.clone());
+            while !over.load(Acquire) {
+                if watch.wait(PATIENCE) {
+                    recover::recover_dead(&segment);
+                    // Nobody listens any more at the end.
+                    let _ = say.send(());
+                }
+            }
+        });
+        Watcher { stop, thread, died }
+    }
+
+    fn stop(self) -> Result<()> {
+        self.stop.store(true, Release);
+        self.thread
+            .join()
+            .map_err(|_| "the watcher panicked".into())
+    }
+}
+
+/// A heap with two survivors, and a watcher.
+struct Scene<'f> {
+    segment: Segment,
+    p: P,
+    gauges: Vec<Handle<Gauge>>,
+    touched: Handle<Touched>,
+    survivors: Vec<Child>,
+    watcher: Watcher,
+    wanted: &'f Wanted<'f>,
+}
+
+impl<'f> Scene<'f> {
+    fn set(mb: u64, wanted: &'f Wanted<'f>) -> Result<Scene<'f>> {
+        let segment = segment(mb * 2 + 512, 100)?;
+        let mut p = P::lease(segment.clone())?;
+        let touched = p.enter(|cx| {
+            let touched = victim::prepare(cx, mb)?;
+            cx.handle(touched)
+        })?;
+        for _ in 0..TASKS {
+            p.submit(|cx| cx.alloc(Survivor::default()))?;
+        }
+        let (mut gauges, mut survivors) = (Vec::new(), Vec::new());
+        for i in 0..SURVIVORS {
+            gauges.push(p.enter(|cx| {
+                let gauge = cx.alloc(Gauge::default())?;
+                cx.root(&gauge_name(i))?.set(cx, Some(gauge));
+                cx.handle(gauge)
+            })?);
+            let flags = ["--number", &i.to_string(), "--think-us", wanted.think_us];
+            survivors.push(spawn_with("recover-survivor", &segment, &flags)?);
+        }
+        let watcher = Watcher::start(&segment);
+        let mut scene = Scene {
+            segment,
+            p,
+            gauges,
+            touched,
+            survivors,
+            watcher,
+            wanted,
+        };
+        scene.two_more_steps()?;
+        Ok(scene)
+    }
+
+    /// Opens a window of every survivor, now.
+    fn open(&mut self) {
+        let gauges = &self.gauges;
         self.p.enter(|cx| {
-            for s in survivors {
-                s.get(cx).longest_gap_ns.store(0, Relaxed);
-                s.get(cx).longest_step_ns.store(0, Relaxed);
+            for gauge in gauges {
+                gauge.get(cx).open(now_ns());
             }
         });
     }
 
-    fn steps(&mut self) -> Vec<u64> {
-        let survivors = &self.survivors;
-        self.p.enter(|cx| {
-            let steps = |s: &Handle<Survivor>| s.get(cx).steps.load(Acquire);
-            survivors.iter().map(steps).collect()
+    /// The longest gap since then, those that last over this call included.
+    fn close(&mut self, sort: &str) -> Result<Gap> {
+        self.two_more_steps()?;
+        let gauges = &self.gauges;
+        let gaps: Vec<Gap> = self
+            .p
+            .enter(|cx| gauges.iter().map(|g| g.get(cx).close()).collect());
+        for (gap, survivor) in gaps.iter().zip(&self.survivors) {
+            if self.wanted.show && gap.whole_ns > LONG {
+                eprintln!("{sort} of process {}: {gap:?}", survivor.id());
+            }
+        }
+        let longest = gaps.into_iter().max_by_key(|g| g.whole_ns);
+        Ok(longest.unwrap_or_default())
+    }
+
+    /// Waits until every survivor has ended two steps more.
+    fn two_more_steps(&mut self) -> Result<()> {
+        let before = self.steps();
+        wait_until("a survivor's next steps", || {
+            let now = self.steps();
+            now.iter().zip(&before).all(|(now, b)| *now >= b + 2)
         })
     }
 
-    /// The longest gap and step since the reset, those that last over this call included.
-    fn longest(&mut self) -> Result<(u64, u64)> {
-        let before = self.steps();
-        wait_until("a survivor's next steps", || {
-            self.steps()
-                .iter()
-                .zip(&before)
-                .all(|(now, b)| *now >= b + 2)
+    fn steps(&mut self) -> Vec<u64> {
+        let gauges = &self.gauges;
+        self.p
+            .enter(|cx| gauges.iter().map(|g| g.get(cx).steps()).collect())
+    }
+
+    /// A window in which nothing happens but what goes on already.
+    fn calm(&mut self, sort: &str) -> Result<Gap> {
+        self.open();
+        std::thread::sleep(WINDOW);
+        self.close(sort)
+    }
+
+    fn start_victim(&self) -> Result<Child> {
+        let flags = ["--victim", self.wanted.victim];
+        spawn_with("recover-victim", &self.segment, &flags)
+    }
+
+    /// Waits until a victim has touched everything and does what it was started for.
+    fn wait_for(&mut self, victim: &Child) -> Result<()> {
+        let pid = u64::from(victim.id());
+        let (p, touched) = (&mut self.p, &self.touched);
+        wait_until("a victim", || {
+            p.enter(|cx| {
+                let ready = &touched.get(cx).ready;
+                ready.compare_exchange(pid, 0, AcqRel, Relaxed).is_ok()
+            })
+        })
+    }
+
+    /// One kill, with a window on it. Returns the next victim if it has been started.
+    fn kill(&mut self, victim: &mut Child, figures: &mut Figures) -> Result<Option<Child>> {
+        while self.watcher.died.try_recv().is_ok() {}
+        let starved_before = starved_ns(victim.id());
+        self.open();
+        let killed_ns = now_ns();
+        victim.kill()?;
+        let until = Instant::now() + WINDOW;
+        // Late in the window or not at all: the repair is looked for below.
+        let seen = self.watcher.died.recv_timeout(WINDOW).is_ok();
+        let next = if self.wanted.replace && seen {
+            Some(self.start_victim()?)
+        } else {
+            None
+        };
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        figures.kill.0.push(self.close("kill")?);
+        let pid = victim.id();
+        let segment = &self.segment;
+        let mut found = None;
+        wait_until("the recovery of a victim", || {
+            let deaths = segment.deaths();
+            found = deaths
+                .into_iter()
+                .rev()
+                .find(|d| d.pid == pid && d.repair_ns.is_some());
+            found.is_some()
         })?;
-        let survivors = &self.survivors;
-        Ok(self.p.enter(|cx| {
-            let longest = survivors.iter().map(|s| {
-                let s = s.get(cx);
-                (
-                    s.longest_gap_ns.load(Relaxed),
-                    s.longest_step_ns.load(Relaxed),
-                )
-            });
-            longest.fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)))
-        }))
+        let death = found.ok_or("a death that was there a moment ago")?;
+        figures
+            .detect
+            .push(death.began_ns.saturating_sub(killed_ns));
+        let starved = starved_ns(pid).saturating_sub(starved_before);
+        figures.starved.push(starved);
+        figures.repair.extend(death.repair_ns);
+        figures.by_watcher += u64::from(death.recoverer == std::process::id());
+        Ok(next)
+    }
+
+    fn end(mut self) -> Result<()> {
+        sched::request_shutdown(&self.segment);
+        for survivor in &mut self.survivors {
+            survivor.wait()?;
+        }
+        self.watcher.stop()?;
+        recover::recover_dead(&self.segment);
+        Ok(())
     }
 }
 
-/// One kill: waits for a victim in full run, a calm window, then the window around the kill.
-fn one_kill(
-    observer: &mut Observer,
-    segment: &Segment,
-    victim: &mut Child,
-    wait: Duration,
-    figures: &mut Figures,
-) -> Result<()> {
-    std::thread::sleep(wait);
-    observer.reset();
-    std::thread::sleep(BEFORE + AFTER);
-    let (gap, step) = observer.longest()?;
-    figures.calm_gap.push(gap);
-    figures.calm_step.push(step);
-    observer.reset();
-    std::thread::sleep(BEFORE);
-    let killed_ns = now_ns();
-    victim.kill()?;
-    std::thread::sleep(AFTER);
-    let (gap, step) = observer.longest()?;
-    figures.gap.push(gap);
-    figures.step.push(step);
-    let pid = victim.id();
-    let mut found = None;
-    wait_until("the recovery of a victim", || {
-        let deaths = segment.deaths();
-        found = deaths
-            .into_iter()
-            .rev()
-            .find(|d| d.pid == pid && d.repair_ns.is_some());
-        found.is_some()
-    })?;
-    let death = found.ok_or("a death that was there a moment ago")?;
-    figures
-        .detect
-        .push(death.began_ns.saturating_sub(killed_ns));
-    figures.repair.extend(death.repair_ns);
-    figures.by_watcher += u64::from(death.recoverer == std::process::id());
-    Ok(())
+/// Nanoseconds that a process has waited for a processor, a zombie too.
+fn starved_ns(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let waited = text.split_whitespace().nth(1);
+    waited.and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
 
 /// Time from the kill to the end of `wait`, measured on a victim of its own: waiting at once would disturb the other figures.
@@ -263,98 +344,62 @@ fn reap(victim: &mut Child, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-fn measure(mb: u64, kills: u64, rng: &mut fastrand::Rng) -> Result<serde_json::Value> {
-    let segment = segment(mb * 2 + 512, 100)?;
-    let mut p = P::lease(segment.clone())?;
-    let touched = p.enter(|cx| {
-        let cx = &*cx;
-        let touched = cx.alloc(Touched {
-            ready: AtomicU64::new(0),
-            words: Slot::nil(),
-        })?;
-        let words = cx.array::<AtomicU64>((mb << 20) as usize / 8)?;
-        touched.words.store(cx, Some(words));
-        cx.root("touched")?.set(cx, Some(touched));
-        cx.handle(touched)
-    })?;
-    let mut survivors = Vec::new();
-    for i in 0..2 {
-        let name = format!("survivor {i}");
-        survivors.push(p.enter(|cx| {
-            let survivor = cx.alloc(Survivor {
-                steps: AtomicU64::new(0),
-                ended_ns: AtomicU64::new(now_ns()),
-                longest_gap_ns: AtomicU64::new(0),
-                longest_step_ns: AtomicU64::new(0),
-                kept: Slot::nil(),
-            })?;
-            cx.root(&name)?.set(cx, Some(survivor));
-            cx.handle(survivor)
-        })?);
-        p.submit(|cx| Ok(cx.root::<Survivor>(&name)?.get(cx).expect("set just now")))?;
-    }
-    let children = Children::start_as("recover-survivor", &segment, 2)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let watcher = std::thread::spawn({
-        let (segment, stop) = (segment.clone(), stop.clone());
-        move || {
-            let watch = life::Watch::new(segment.clone());
-            while !stop.load(Acquire) {
-                if watch.wait(Duration::from_millis(5)) {
-                    recover::recover_dead(&segment);
-                }
-            }
-        }
-    });
-    let mut observer = Observer { p, survivors };
+fn measure(mb: u64, wanted: &Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Value> {
+    let mut scene = Scene::set(mb, wanted)?;
     let mut figures = Figures::default();
-    for k in 0..kills + kills / 4 {
-        let mut victim = spawn("recover-victim", &segment)?;
-        let pid = u64::from(victim.id());
-        wait_until("a victim", || {
-            observer.p.enter(|cx| {
-                touched
-                    .get(cx)
-                    .ready
-                    .compare_exchange(pid, 0, AcqRel, Relaxed)
-                    .is_ok()
-            })
-        })?;
-        // Longer than the watcher's patience: it waits for this victim's life word too.
-        let wait = Duration::from_micros(12_000 + rng.u64(..5000));
-        if k % 5 == 4 {
-            std::thread::sleep(wait);
-            reap(&mut victim, &mut figures)?;
-        } else {
-            let done = one_kill(&mut observer, &segment, &mut victim, wait, &mut figures);
-            // Ended already, unless something went wrong.
-            victim.kill()?;
-            victim.wait()?;
-            done?;
+    let mut started = None;
+    for k in 0..wanted.kills + wanted.kills / 8 {
+        if started.is_none() {
+            figures.two.0.push(scene.calm("two")?);
         }
+        let mut victim = match started.take() {
+            Some(victim) => victim,
+            None => scene.start_victim()?,
+        };
+        scene.wait_for(&victim)?;
+        std::thread::sleep(Duration::from_micros(rng.u64(..5000)));
+        let done = if k % 9 == 8 {
+            reap(&mut victim, &mut figures)
+        } else {
+            let calm = scene.calm("three").map(|gap| figures.three.0.push(gap));
+            calm.and_then(|()| scene.kill(&mut victim, &mut figures))
+                .map(|next| started = next)
+        };
+        // Ended already, unless something went wrong.
+        victim.kill()?;
+        victim.wait()?;
+        done?;
     }
-    let status = segment.status();
-    children.stop()?;
-    stop.store(true, Release);
-    watcher.join().map_err(|_| "the watcher panicked")?;
-    recover::recover_dead(&segment);
-    let of = |values: &[u64]| Histogram::of_values(values).to_json();
-    Ok(json!({
-        "touched_mb": mb, "kills": figures.detect.len(), "recovered_by_watcher": figures.by_watcher, "gc_cycles": status.gc_cycles,
-        "detect": of(&figures.detect), "repair": of(&figures.repair), "reaped": of(&figures.reaped),
-        "gap": of(&figures.gap), "calm_gap": of(&figures.calm_gap),
-        "step": of(&figures.step), "calm_step": of(&figures.calm_step),
-    }))
+    if let Some(mut victim) = started {
+        victim.kill()?;
+        victim.wait()?;
+    }
+    let cycles = scene.segment.status().gc_cycles;
+    scene.end()?;
+    let mut all = figures.to_json();
+    all["touched_mb"] = mb.into();
+    all["gc_cycles"] = cycles.into();
+    Ok(all)
 }
 
-/// Flags: `--kills` of each size, `--mb` sizes as in `16,256,2048`, `--seed`.
+/// Flags: `--kills` of each size, `--mb` sizes as in `16,256,2048`, `--seed`, `--victim computing|working|asleep`, `--replace`, `--think-us`
+/// between a survivor's steps, `--show` the long gaps.
 pub fn run(flags: &Flags) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(flags.number("--seed", 1));
-    let kills = flags.number("--kills", 200);
+    let wanted = Wanted {
+        kills: flags.number("--kills", 200),
+        victim: flags.text("--victim").unwrap_or("computing"),
+        replace: flags.has("--replace"),
+        show: flags.has("--show"),
+        think_us: flags.text("--think-us").unwrap_or("0"),
+    };
     let mut sizes = Vec::new();
     for mb in flags.text("--mb").unwrap_or("16,256").split(',') {
-        sizes.push(measure(mb.parse()?, kills, &mut rng)?);
+        sizes.push(measure(mb.parse()?, &wanted, &mut rng)?);
     }
-    println!("{}", json!({"bench": "recover", "sizes": sizes}));
+    println!(
+        "{}",
+        json!({"bench": "recover", "victim": wanted.victim, "replace": wanted.replace, "sizes": sizes})
+    );
     Ok(())
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::heap::{Flags, Result, round};
 
 /// The `coheap` beside this program.
-fn coheap() -> Result<PathBuf> {
+pub fn coheap() -> Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("coheap");
     if path.exists() {
         return Ok(path);

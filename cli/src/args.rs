@@ -149,6 +149,12 @@ pub enum Command {
     /// One process of a lab story
     #[command(hide = true)]
     LabActor(crate::lab::ActorArgs),
+    /// Walk an interleaving by hand: hold and release named points of the runtime in real processes, from a script
+    Step(crate::step::StepArgs),
+    /// One process of a script
+    #[cfg(feature = "failpoints")]
+    #[command(hide = true)]
+    StepActor(crate::step::StepActorArgs),
     /// Run a workload in a heap of its own, or in that of --name
     Run(RunArgs),
     /// Run a daemon and N copies of a command until they end
@@ -191,8 +197,16 @@ pub enum Command {
     Dead,
     /// List the slots of the mark workers: who is where, who moved
     Slots,
-    /// List the named roots
-    Roots,
+    /// List the named roots, what each keeps alive, or drop one
+    #[command(args_conflicts_with_subcommands = true)]
+    Roots {
+        /// Walk the heap and show what each root keeps alive: what dropping it would free. The collector waits meanwhile
+        #[arg(long)]
+        sizes: bool,
+        /// What to do, instead of listing.
+        #[command(subcommand)]
+        action: Option<RootsAction>,
+    },
     /// Show what the heap is made of, by shape of its objects
     Histo,
     /// Show numbers of the heap, one line a second
@@ -288,6 +302,16 @@ pub enum TraceFormat {
     Chrome,
 }
 
+/// What to do with a named root.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum RootsAction {
+    /// Set a root to nil: what it alone keeps alive is garbage from now on
+    Drop {
+        /// The root, as `coheap roots` names it
+        root: String,
+    },
+}
+
 /// What to do with the configuration.
 #[derive(Clone, Copy, Debug, clap::Subcommand)]
 pub enum ConfigAction {
@@ -328,6 +352,9 @@ pub struct RunOptions {
     /// SIGKILL the daemon this often and start it again
     #[arg(long, value_parser = human::duration)]
     pub restart_daemon: Option<Duration>,
+    /// Hand the mark workers on to another process after every slice of marking and every change of phase
+    #[arg(long)]
+    pub migrate_every: bool,
     /// Seed of everything random
     #[arg(long, env = "COHEAP_SEED")]
     pub seed: Option<u64>,
@@ -395,12 +422,13 @@ mod tests {
             "coheap --name demo stop --mode immediate",
             "coheap stop 2",
             "coheap run index /usr/share/doc -n 4 --kill-storm 200ms --seed 7 --json",
-            "coheap run trees --depth 12 --backing shm:x --restart-daemon 2s",
+            "coheap run trees --depth 12 --backing shm:x --restart-daemon 2s --migrate-every",
             "coheap up -n 3 -- indexer --heap demo",
             "coheap config show --origin",
             "coheap trace last 5s -o f --format chrome",
             "coheap stat --interval 200ms --count 3",
             "coheap events -f --kind proc.dead",
+            "coheap step attach-before-park-old --go-on --patience 1s",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

@@ -15,6 +15,7 @@ mod interrupt;
 mod lab;
 mod private;
 mod show;
+mod step;
 
 use args::Args;
 use clap::Parser;

@@ -15,11 +15,14 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Patience with a daemon that starts; it may have to wait for workers of the one before.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Patience with a daemon that is to end because it could not be talked to.
+const REAP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A private daemon.
 pub struct Private {
@@ -28,6 +31,8 @@ pub struct Private {
     child: Child,
     /// Our end of its standard input. Closing it ends the daemon.
     tie: Channel,
+    /// Further words of `COHEAPDEBUG` for the heap it makes.
+    debug: Option<&'static str>,
 }
 
 /// Finds `coheapd`: the one that was named, the one beside this program, or the one in PATH.
@@ -58,7 +63,12 @@ pub fn heap_flags(heap: &HeapOptions) -> Vec<OsString> {
 
 impl Private {
     /// Starts a daemon with these flags and waits until it is ready.
-    pub fn start(name: &Name, global: &Global, flags: Vec<OsString>) -> Result<Private, Failure> {
+    pub fn start(
+        name: &Name,
+        global: &Global,
+        flags: Vec<OsString>,
+        debug: Option<&'static str>,
+    ) -> Result<Private, Failure> {
         let level = match (global.quiet, global.verbose) {
             (true, _) | (_, 0) => "error",
             (_, 1) => "info",
@@ -70,12 +80,13 @@ impl Private {
                 .into();
         arguments.extend(["--name".into(), name.as_str().into()]);
         arguments.extend(flags);
-        let (child, tie) = launch(&arguments)?;
+        let (child, tie) = launch(&arguments, debug)?;
         Ok(Private {
             arguments,
             dir: RuntimeDir::of(name),
             child,
             tie,
+            debug,
         })
     }
 
@@ -91,7 +102,7 @@ impl Private {
         self.child
             .wait()
             .map_err(Failure::io("cannot wait for the daemon"))?;
-        (self.child, self.tie) = launch(&self.arguments)?;
+        (self.child, self.tie) = launch(&self.arguments, self.debug)?;
         Ok(())
     }
 
@@ -120,7 +131,7 @@ impl Private {
     }
 }
 
-fn launch(arguments: &[OsString]) -> Result<(Child, Channel), Failure> {
+fn launch(arguments: &[OsString], debug: Option<&str>) -> Result<(Child, Channel), Failure> {
     let (ours, theirs) = Socket::pair()?;
     let program = find_daemon();
     let mut command = Command::new(&program);
@@ -130,22 +141,35 @@ fn launch(arguments: &[OsString]) -> Result<(Child, Channel), Failure> {
         .stdin(Stdio::from(theirs.into_fd()));
     // It is found by name; a socket meant for this command must not lead its workers elsewhere.
     command.env_remove("COHEAP_SOCKET");
+    if let Some(word) = debug {
+        let mut words = std::env::var_os("COHEAPDEBUG").unwrap_or_default();
+        words.push(if words.is_empty() { "" } else { "," });
+        words.push(word);
+        command.env("COHEAPDEBUG", words);
+    }
     let child = command.spawn().map_err(|e| not_started(&program, &e))?;
     drop(command); // with the child's end of the pair: else its death would not show
     let tie = Channel::new(ours);
     match tie.recv::<Reply>(Some(READY_PATIENCE)) {
         Ok(Reply::Ready { .. }) => Ok((child, tie)),
-        Ok(Reply::Failed(refused)) => Err(reap(child, refused.into())),
+        Ok(Reply::Failed(refused)) => Err(reap(child, tie, refused.into())),
         Ok(other) => Err(reap(
             child,
+            tie,
             coheap::control::ControlError::Unexpected(format!("{other:?}")).into(),
         )),
-        Err(error) => Err(reap(child, error.into())),
+        Err(error) => Err(reap(child, tie, error.into())),
     }
 }
 
-fn reap(mut child: Child, failure: Failure) -> Failure {
-    // It has ended, or is of no use: nothing may stay.
+/// Ends a daemon that is of no use. It may be quite well, and then has a heap and a directory to remove: it does that when its tie is
+/// cut, and is killed only if it does not.
+fn reap(mut child: Child, tie: Channel, failure: Failure) -> Failure {
+    drop(tie);
+    let deadline = Instant::now() + REAP_PATIENCE;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let _ = child.kill();
     let _ = child.wait();
     failure

@@ -8,6 +8,8 @@
 //!    incarnation" sends its descriptor; its hello is kept and answered as soon as the daemon runs. If every worker that
 //!    lived ends meanwhile, or none comes in [`PATIENCE`], the workers of the old heap are ended and a new one is made.
 //!
+//! Before all that: systemd's descriptor store, which keeps the heap even when no worker lives ([`crate::notify`]).
+//!
 //! Everybody else who connects meanwhile waits in line.
 //!
 //! **Rejected:** knocking alone. A storm showed it: when the daemon died while all of its workers were stopped, nobody
@@ -46,6 +48,15 @@ pub struct Adoption {
     pub segment: Option<Segment>,
     /// Those in line.
     pub callers: Vec<Caller>,
+}
+
+/// The heap that `state` describes, if systemd's descriptor store kept it. Anything else that it kept is let go.
+pub fn take_stored(state: &State) -> Option<Segment> {
+    open(
+        crate::notify::take_stored()?,
+        state.incarnation(),
+        state.incarnation(),
+    )
 }
 
 /// Waits for an heir of the heap that `state` describes.

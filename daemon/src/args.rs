@@ -54,6 +54,9 @@ pub struct Args {
     /// Time for workers to leave before they are terminated, then killed
     #[arg(long)]
     pub stop_timeout: Option<String>,
+    /// Kill a worker that has been stopped or frozen for so long, by somebody else; 0s: never [default: 0s]
+    #[arg(long)]
+    pub suspect_timeout: Option<String>,
     /// Worker command and arguments in place of the worker program
     #[arg(last = true)]
     pub command: Vec<String>,
@@ -64,6 +67,9 @@ pub struct Args {
     /// Standard input is a socket whose other end owns this daemon: when it closes, so does everything
     #[arg(long, hide = true)]
     pub owner: bool,
+    /// Wait until the daemon of this name and its workers are gone, and clean up after them
+    #[arg(long, hide = true)]
+    pub janitor: bool,
     /// Detached by an earlier `coheapd`: make a session, log to the file
     #[arg(long, hide = true)]
     pub detached: bool,

@@ -78,6 +78,8 @@ pub struct Config {
     pub worker_bin: Setting<Option<PathBuf>>,
     /// Patience with workers that should leave.
     pub stop_timeout: Setting<Duration>,
+    /// Patience with workers that somebody stopped or froze; zero: without end.
+    pub suspect_timeout: Setting<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -105,6 +107,7 @@ struct WorkersTable {
     count: Option<u16>,
     program: Option<PathBuf>,
     stop_timeout: Option<String>,
+    suspect_timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -273,6 +276,14 @@ impl Config {
                     "2s",
                 )
                 .read(human::duration)?,
+            suspect_timeout: from
+                .pick(
+                    ("--suspect-timeout", args.suspect_timeout.clone()),
+                    None,
+                    workers.suspect_timeout,
+                    "0s",
+                )
+                .read(human::duration)?,
             name,
         };
         if config.soft_bytes.value > config.max_bytes.value {
@@ -308,7 +319,7 @@ impl Config {
             "logfmt"
         };
         let size = human::show_bytes;
-        let rows: [(&str, &str, String, &str, &Origin); 11] = [
+        let rows: [(&str, &str, String, &str, &Origin); 12] = [
             (
                 "",
                 "name",
@@ -364,6 +375,13 @@ impl Config {
                 quoted(&human::show_duration(self.stop_timeout.value)),
                 "",
                 &self.stop_timeout.origin,
+            ),
+            (
+                "workers",
+                "suspect_timeout",
+                quoted(&human::show_duration(self.suspect_timeout.value)),
+                "stopped by others for so long: killed; 0s: never",
+                &self.suspect_timeout.origin,
             ),
             (
                 "tasks",

@@ -15,11 +15,11 @@ use coheap::{
     segment::Segment,
 };
 use coheap_protocol::{
-    Answer, Hello, PROTOCOL_VERSION, Refused, Reply, Request, Role, Welcome, WorkerSays, codes,
-    decode, encode, hello::MAGIC,
+    Answer, Hello, PROTOCOL_VERSION, Refused, Reply, Request, Role, StopMode, Welcome, WorkerOrder,
+    WorkerSays, codes, decode, encode, hello::MAGIC,
 };
 use nix::poll::PollFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::time::{Duration, Instant};
 
 /// Time a connection has to say hello.
@@ -86,6 +86,8 @@ impl Daemon {
     pub(crate) fn bad_frame(&mut self, pid: u32, why: &str) {
         self.counters.bad_frames += 1;
         log::warn!("ev=conn.bad_frame pid={pid} msg={why:?}");
+        #[cfg(feature = "failpoints")]
+        coheap::failpoint::hit("daemon.bad_frame");
     }
 
     pub(crate) fn hear_newcomer(&mut self, id: u64) {
@@ -200,7 +202,27 @@ impl Daemon {
             peer.pid,
             logging::value(&hello.program)
         );
+        if known.is_none() && hello.supervised {
+            self.dismiss_surplus(id);
+        }
         self.state_is_old = true;
+    }
+
+    /// A worker that the daemon before had started and not yet written down: its place has been filled again meanwhile. One too
+    /// many; it gives back what it has leased, and ends.
+    fn dismiss_surplus(&mut self, id: u64) {
+        let Some(worker) = self.crew.workers_mut().get_mut(&id) else {
+            return;
+        };
+        if worker.place.is_some() {
+            return;
+        }
+        log::warn!("ev=proc.surplus pid={}", worker.pid);
+        (worker.doomed, worker.leaving) = (true, true);
+        let mode = StopMode::Fast;
+        if !worker.order(&WorkerOrder::Stop { mode }) {
+            worker.signal(Signal::TERM);
+        }
     }
 
     pub(crate) fn hear_tool(&mut self, id: u64, flags: PollFlags) {

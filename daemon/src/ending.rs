@@ -101,6 +101,20 @@ impl Daemon {
                 .any(|w| waited_for(w.supervised))
     }
 
+    /// The end of a daemon that could not begin: a heap that it has made goes with it, one that was there before stays for the next.
+    pub(crate) fn vanish(mut self, error: DaemonError) -> DaemonError {
+        if !self.adopted {
+            for worker in self.crew.workers_mut().values_mut() {
+                worker.signal(Signal::KILL);
+            }
+            heap::remove(&self.segment, &self.config.backing.value);
+            self.instance
+                .remove()
+                .unwrap_or_else(|e| log::warn!("ev=daemon.leftover msg={:?}", e.to_string()));
+        }
+        error
+    }
+
     /// Removes everything with a name, then tells those who wait for that.
     pub(crate) fn end(mut self, _notifier: &Notifier) -> Result<u8, DaemonError> {
         heap::remove(&self.segment, &self.config.backing.value);
@@ -110,6 +124,9 @@ impl Daemon {
             std::process::id()
         );
         self.instance.remove()?;
+        if let Some(janitor) = self.janitor {
+            janitor.end();
+        }
         for tool in std::mem::take(&mut self.stop_waiters) {
             if let Some(outbox) = self.tools.get_mut(&tool) {
                 let _ = outbox.send(&Reply::End(0));

@@ -13,11 +13,16 @@ use std::{
     fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
-/// How long the watcher sleeps before it looks for P's that were leased meanwhile.
+/// How long the watcher sleeps, unless a P dies or is leased, before it looks at what no word tells: a death in the middle of a lease.
 const LIFE_PATIENCE: Duration = Duration::from_millis(100);
+/// Time after a repair in which the living have gone on, or waited for the dead.
+const SURVIVORS_GO_ON: Duration = Duration::from_millis(2);
+/// How long before its repair a P may have died unseen, at most: a step's time slice and more.
+const SILENCE_NS: u64 = 50_000_000;
 /// Time between two rounds of sysmon.
 const SYSMON_EVERY: Duration = Duration::from_millis(10);
 /// Tasks in a list for people.
@@ -57,7 +62,9 @@ pub fn create(config: &Config) -> Result<Segment, DaemonError> {
 
 /// Opens a segment that a worker handed over.
 pub fn adopt(fd: OwnedFd) -> Result<Segment, DaemonError> {
-    Ok(Segment::open_fd(fd)?)
+    let segment = Segment::open_fd(fd)?;
+    segment.check()?; // recovery, which comes next, believes the tables
+    Ok(segment)
 }
 
 /// Recovers every P whose death is certified, here and now.
@@ -73,25 +80,42 @@ pub fn recover(segment: &Segment) -> Vec<Death> {
     reports.map(death).collect()
 }
 
-/// Starts the threads that watch life words and look after the heap. They end with the process.
+/// Starts the threads that watch life words, look after the heap, and look how the living fared. They end with the process.
 ///
 /// The watcher recovers a death itself, at once: the pidfd that the poll loop waits for follows only when the dead
-/// process's memory is torn down, tens of milliseconds later for a large one.
+/// process's memory is torn down, tens of milliseconds later for a large one. It may run before everybody else
+/// ([`coheap::life::be_prompt`]), so what is not urgent about a death is another thread's.
 pub fn watch(segment: &Segment, notifier: &Notifier) -> Result<(), DaemonError> {
     let (life, notifier) = (segment.clone(), notifier.clone());
+    let (died, deaths) = mpsc::channel();
+    // `coheap doctor` knows it by this name.
     thread("life", move || {
+        let promptness = coheap::life::be_prompt();
+        log::debug!("ev=life.watch promptness={promptness:?}");
         let watch = coheap::life::Watch::new(life.clone());
+        let mut known = 0;
         loop {
             if watch.wait(LIFE_PATIENCE) {
                 match recover(&life) {
                     // A survivor is at it.
                     deaths if deaths.is_empty() => std::thread::sleep(Duration::from_millis(1)),
-                    deaths => {
-                        let known = deaths.clone();
-                        notifier.send(Event::Recovered(deaths));
-                        look_at_survivors(&life, &known);
-                    }
+                    deaths => notifier.send(Event::Recovered(deaths)),
                 }
+            }
+            let ever = life.deaths_ever();
+            if ever != known {
+                known = ever;
+                // Only the end of the process ends the receiver.
+                let _ = died.send(());
+            }
+        }
+    })?;
+    let living = segment.clone();
+    thread("survivors", move || {
+        while deaths.recv().is_ok() {
+            std::thread::sleep(SURVIVORS_GO_ON);
+            while look_at_survivors(&living) > 0 {
+                std::thread::sleep(SURVIVORS_GO_ON);
             }
         }
     })?;
@@ -113,21 +137,35 @@ pub fn watch(segment: &Segment, notifier: &Notifier) -> Result<(), DaemonError> 
     })
 }
 
-/// Writes down the longest pause of a survivor around each death: from the dead's last sign of life until a moment after the repair,
-/// long enough to see the living go on.
-fn look_at_survivors(segment: &Segment, dead: &[Death]) {
-    std::thread::sleep(Duration::from_millis(2));
+/// Writes down who paused longest around each death, whoever recovered it: from the order to kill, or else the dead's last sign of life,
+/// until a moment after the repair, long enough to see the living go on. How many deaths are too young for that.
+fn look_at_survivors(segment: &Segment) -> usize {
     let now = coheap::sysmon::clock_ns();
-    let known = segment.deaths();
-    for death in dead {
-        if let Some(found) = known.iter().rev().find(|d| d.pid == death.pid) {
-            // The dead may have been silent for long before it died.
-            let from = found
-                .last_sign_ns
-                .max(found.began_ns.saturating_sub(50_000_000));
-            let gap = segment.longest_gap(from, now, found.p);
-            segment.note_death_gap(death.pid, gap.max(1));
+    let (old, settled) = (LIFE_PATIENCE.as_nanos() * 10, SURVIVORS_GO_ON.as_nanos());
+    let mut young = 0;
+    let unseen = |d: &coheap::recover::Death| {
+        d.gap_ns.is_none() && u128::from(now.saturating_sub(d.began_ns)) < old
+    };
+    for death in segment.deaths().iter().filter(|d| unseen(d)) {
+        let repaired = death.repair_ns.map(|took| death.began_ns + took);
+        if repaired.is_none_or(|at| u128::from(now.saturating_sub(at)) < settled) {
+            young += 1;
+            continue;
         }
+        let gap = segment.longest_gap(begin_of(death), now, death.p);
+        segment.note_death_gap(death, gap);
+    }
+    young
+}
+
+/// When the living may have begun to wait for the dead.
+fn begin_of(death: &coheap::recover::Death) -> u64 {
+    match death.detect_ns {
+        Some(detect) => death.began_ns.saturating_sub(detect),
+        // The dead may have been silent for long before it died.
+        None => death
+            .last_sign_ns
+            .max(death.began_ns.saturating_sub(SILENCE_NS)),
     }
 }
 
@@ -153,6 +191,7 @@ pub fn numbers(status: &coheap::Status) -> HeapNumbers {
         gc_cycles: status.gc_cycles,
         gc_phase: status.phase.into(),
         gc_percent: status.gc_percent,
+        growth_refused: status.growth_refused.clone(),
     }
 }
 
@@ -173,6 +212,9 @@ pub fn totals(status: &coheap::Status) -> Totals {
         recoveries: status.deaths,
         requeued: status.requeued,
         gave_up: status.gave_up,
+        checkmarks: status.checkmarks.into(),
+        verifications: status.verifications.into(),
+        over_goal_permille: status.over_goal_permille.into(),
     }
 }
 
@@ -188,6 +230,7 @@ pub fn task_rows(segment: &Segment) -> Vec<TaskRow> {
         steps: t.steps,
         error_code: t.error_code,
         error: t.error.chars().take(300).collect(),
+        run: t.run,
     };
     rows.map(row).collect()
 }

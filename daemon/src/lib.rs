@@ -14,7 +14,7 @@
 //! collection, scheduling and recovery live in the library, and knock at the socket until somebody answers. The next
 //! daemon reads `state.toml`, takes the descriptor from the first worker that comes ([`adopt`]) and goes on.
 //! If `coheap run` or `coheap up` started it, it ends with them: its first connection is their end of a socket pair,
-//! and the kernel closes that whatever happens to them.
+//! and the kernel closes that whatever happens to them. When the workers are killed as well, the [`janitor`] removes the files.
 //!
 //! # Modules
 //! [`args`] and [`config`] say what is wanted; [`background`] detaches; [`logging`] writes logfmt; [`heap`] is everything
@@ -31,6 +31,7 @@ pub mod ending;
 pub mod error;
 pub mod events;
 pub mod heap;
+pub mod janitor;
 pub mod logging;
 pub mod notify;
 pub mod outbox;
@@ -42,6 +43,7 @@ pub mod session;
 pub mod state;
 pub mod stop;
 pub mod storm;
+pub mod suspects;
 pub mod tools;
 pub mod workers;
 
@@ -52,6 +54,11 @@ use error::DaemonError;
 
 /// Does what the command line says; the exit code when that is all.
 pub fn main(args: &Args) -> Result<u8, DaemonError> {
+    if args.janitor {
+        let config = Config::resolve(args, &|name| std::env::var_os(name))?;
+        janitor::wait_and_clean(&config.name.value);
+        return Ok(0);
+    }
     let mut notify = Notify::take(args)?;
     match run(args, &mut notify) {
         // Whoever started the daemon was told, and prints it.

@@ -57,6 +57,12 @@ impl Daemon {
             true,
         );
         tell(
+            "workers.suspect_timeout",
+            text(old.suspect_timeout.value),
+            text(fresh.suspect_timeout.value),
+            true,
+        );
+        tell(
             "heap.max",
             old.max_bytes.value.to_string(),
             fresh.max_bytes.value.to_string(),

@@ -59,6 +59,9 @@ pub struct Run {
     next_look: Instant,
     next_progress: Instant,
     storm: Clock,
+    /// Steps of the heap when they were looked at last, and kills of its storm since they became more.
+    steps: u64,
+    fruitless: u32,
 }
 
 impl Run {
@@ -125,6 +128,8 @@ impl Daemon {
             deaths_before: self.counters.deaths,
             next_look: now + LOOK_EVERY,
             next_progress: now + PROGRESS_EVERY,
+            steps: 0,
+            fruitless: 0,
         });
         self.run_ask(now);
         Vec::new()
@@ -233,6 +238,10 @@ impl Daemon {
             .as_mut()
             .map(|run| run.storm.strikes(now, &targets))
             .unwrap_or_default();
+        if let Some(run) = &mut self.run {
+            let kills = strikes.iter().filter(|s| matches!(s, Strike::Kill(_)));
+            run.fruitless += kills.count() as u32;
+        }
         strikes.into_iter().for_each(|strike| self.strike(strike));
     }
 
@@ -252,6 +261,22 @@ impl Daemon {
         }
     }
 
+    /// A run in a storm that leaves nobody alive for a step would never end: deaths that were ordered say nothing against a place, and
+    /// who dies before it takes a task says nothing against a task. As many kills in a row without a step as would give up a task
+    /// end it.
+    fn run_fruitless(&mut self, steps: u64) {
+        let Some(run) = &mut self.run else { return };
+        if steps != run.steps {
+            (run.steps, run.fruitless) = (steps, 0);
+        }
+        let (id, limit) = (run.request.run, run.request.redeliver_max);
+        if limit != 0 && run.fruitless > limit {
+            let what = format!("no step has survived {limit} kills of its storm in a row");
+            let advice = "a slower storm, or a greater --redeliver-max (0: never give up)";
+            self.run_over(id, Err(Refused::new(codes::FAILED, "E018", what, advice)));
+        }
+    }
+
     fn run_progress(&mut self, now: Instant) {
         let Some(run) = self.run.as_mut().filter(|r| r.next_progress <= now) else {
             return;
@@ -266,6 +291,7 @@ impl Daemon {
         if (finished || look) && stage == Stage::Running {
             self.run_stage(id, Stage::Running, Stage::Collect);
         }
+        self.run_fruitless(heap::status(&self.segment).steps);
     }
 
     /// How far the run is, and whether its root task is finished.

@@ -11,9 +11,11 @@ use crate::{
     args::Args,
     background::{self, Notify},
     config::{Config, Origin},
+    deaths::Untold,
     error::DaemonError,
     events::{Event, Events},
     heap::{self, Death},
+    janitor::Janitor,
     logging,
     notify::Supervisor,
     outbox::Outbox,
@@ -37,6 +39,9 @@ use std::{
 
 /// Time for a worker to change the number of P's: it waits for the end of a collection.
 const PROCS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two waits of which the kernel refuses the first.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// What went wrong with others, counted.
 #[derive(Debug, Default)]
@@ -76,14 +81,17 @@ pub struct Daemon {
     pub(crate) stop_waiters: Vec<u64>,
     pub(crate) counters: Counters,
     pub(crate) dead: VecDeque<(Instant, DeadRow)>,
+    pub(crate) untold: Vec<Untold>,
     pub(crate) recoveries: BTreeMap<u32, Death>,
     pub(crate) started: Instant,
     pub(crate) adopted: bool,
     pub(crate) procs_asked: Option<u16>,
     pub(crate) procs_told: Option<(u16, Instant)>,
+    pub(crate) next_suspects: Instant,
     pub(crate) state_is_old: bool,
     pub(crate) exit_code: u8,
     pub(crate) supervisor: Supervisor,
+    pub(crate) janitor: Option<Janitor>,
 }
 
 /// Who made `poll` return.
@@ -109,10 +117,56 @@ pub fn serve(args: &Args, config: Config, notify: &mut Notify) -> Result<u8, Dae
     ctrlc::set_handler(move || on_signal.send(Event::Signal))
         .map_err(|e| DaemonError::io("cannot catch signals")(std::io::Error::other(e)))?;
     let mut daemon = Daemon::begin(args, config, events)?;
-    heap::watch(&daemon.segment, &notifier)?;
-    daemon.announce(args, notify)?;
+    let announced =
+        heap::watch(&daemon.segment, &notifier).and_then(|()| daemon.announce(args, notify));
+    if let Err(error) = announced {
+        return Err(daemon.vanish(error));
+    }
     daemon.serve()?;
     daemon.end(&notifier)
+}
+
+/// The heap that a daemon begins with.
+struct Found {
+    listener: Listener,
+    segment: Segment,
+    callers: Vec<adopt::Caller>,
+    /// What the daemon before left, if its heap was taken over.
+    inherited: Option<State>,
+}
+
+/// Listens, and takes a heap over or makes one. `left` is what a daemon left whose heap may still live, `stored` its segment if systemd
+/// kept it.
+fn find_heap(
+    instance: &Instance,
+    config: &Config,
+    left: Option<&State>,
+    stored: Option<Segment>,
+    stale: Option<&State>,
+) -> Result<Found, DaemonError> {
+    let listener = instance.listen()?;
+    let (segment, callers) = match (left, stored) {
+        (Some(state), None) => {
+            let adoption = adopt::wait(&listener, state)?;
+            (adoption.segment, adoption.callers)
+        }
+        (_, stored) => (stored, Vec::new()),
+    };
+    let inherited = left.filter(|_| segment.is_some()).cloned();
+    let segment = match segment {
+        Some(segment) => segment,
+        None => {
+            left.iter().for_each(|state| end_lost(&state.living()));
+            stale.iter().for_each(|state| heap::remove_stale(state));
+            heap::create(config)?
+        }
+    };
+    Ok(Found {
+        listener,
+        segment,
+        callers,
+        inherited,
+    })
 }
 
 impl Daemon {
@@ -120,24 +174,30 @@ impl Daemon {
         let dir = RuntimeDir::of(&config.name.value);
         let launch = launch(args, &config, &dir)?;
         let instance = Instance::acquire(dir)?;
+        // Without one, what everybody's death leaves stays until the next start; no reason not to start.
+        let janitor = Janitor::start(instance.dir().name())
+            .inspect_err(|e| log::warn!("ev=janitor.missing msg={:?}", e.to_string()))
+            .ok();
         let found = State::load(instance.dir());
         let stale = found.clone();
-        let left = found.filter(|state| !state.living().is_empty());
-        let listener = instance.listen()?;
-        let (segment, callers) = match &left {
-            Some(state) => {
-                let adoption = adopt::wait(&listener, state)?;
-                (adoption.segment, adoption.callers)
-            }
-            None => (None, Vec::new()),
-        };
-        let adopted = segment.is_some();
-        let segment = match segment {
-            Some(segment) => segment,
-            None => {
-                left.iter().for_each(|state| end_lost(&state.living()));
-                stale.iter().for_each(heap::remove_stale);
-                heap::create(&config)?
+        let stored = found.as_ref().and_then(adopt::take_stored);
+        let left = found.filter(|state| stored.is_some() || !state.living().is_empty());
+        let heap = find_heap(&instance, &config, left.as_ref(), stored, stale.as_ref());
+        let Found {
+            listener,
+            segment,
+            callers,
+            inherited,
+        } = match heap {
+            Ok(heap) => heap,
+            // What a living heap's next daemon needs stays; otherwise nothing of ours does.
+            Err(error) => {
+                if left.is_none() {
+                    instance.remove().unwrap_or_else(|e| {
+                        log::warn!("ev=daemon.leftover msg={:?}", e.to_string())
+                    });
+                }
+                return Err(error);
             }
         };
         let mut daemon = Daemon {
@@ -159,18 +219,22 @@ impl Daemon {
             stop_waiters: Vec::new(),
             counters: Counters::default(),
             dead: VecDeque::new(),
+            untold: Vec::new(),
             recoveries: BTreeMap::new(),
             started: Instant::now(),
-            adopted,
+            adopted: inherited.is_some(),
             procs_asked: None,
             procs_told: None,
+            next_suspects: Instant::now(),
             state_is_old: true,
             exit_code: codes::OK,
             supervisor: Supervisor::from_env(),
+            janitor,
         };
         let asked = &daemon.config.workers;
         let (asked, said) = (asked.value, asked.origin != Origin::Default);
-        if let Some(state) = left.filter(|_| adopted) {
+        if let Some(state) = inherited {
+            daemon.inherit_backing(&state);
             daemon.crew.resize(state.wanted);
             daemon.crew.inherit(&state.living(), Instant::now());
             // As many as there were, unless somebody said otherwise.
@@ -184,6 +248,25 @@ impl Daemon {
             daemon.line_up(caller);
         }
         Ok(daemon)
+    }
+
+    /// The heap is on what it was made on, whatever this daemon was told: the end must remove that name, and no other.
+    fn inherit_backing(&mut self, state: &State) {
+        let Ok(backing) = state.backing.parse() else {
+            return;
+        };
+        let asked = &mut self.config.backing;
+        if asked.value != backing {
+            if asked.origin != Origin::Default {
+                log::warn!(
+                    "ev=heap.backing asked={} has={}",
+                    logging::value(&asked.value.to_string()),
+                    logging::value(&state.backing)
+                );
+            }
+            asked.value = backing;
+            asked.origin = Origin::File(self.instance.dir().state_file());
+        }
     }
 
     fn announce(&mut self, args: &Args, notify: &mut Notify) -> Result<(), DaemonError> {
@@ -203,6 +286,7 @@ impl Daemon {
         log::info!(
             "ev=daemon.ready name={name} pid={pid} max={max} backing={backing} adopted={adopted}"
         );
+        self.supervisor.store(self.segment.fd());
         self.supervisor
             .ready(&format!("{name}: {max} at most, adopted={adopted}"));
         self.owner = notify.ready(args.owner);
@@ -224,6 +308,8 @@ impl Daemon {
     /// What the clock brings.
     fn tick(&mut self, now: Instant) {
         self.newcomers.retain(|_, newcomer| newcomer.deadline > now);
+        self.tell_deaths();
+        self.suspect_tick(now);
         self.run_tick(now);
         self.gc_tick();
         if self.stopping.is_none() {
@@ -273,6 +359,7 @@ impl Daemon {
             incarnation: format!("{:#x}", self.segment.incarnation()),
             backing: self.config.backing.value.to_string(),
             wanted: self.crew.wanted(),
+            stored: self.supervisor.keeps_heap(),
             worker: self.crew.state(),
         };
         if let Err(error) = state.save(self.instance.dir()) {
@@ -294,9 +381,10 @@ impl Daemon {
             .stopping
             .as_ref()
             .is_some_and(|s| s.step() == Step::Draining);
-        let look = (draining || !self.gc_waits.is_empty())
+        let look = (draining || !self.gc_waits.is_empty() || !self.untold.is_empty())
             .then(|| Instant::now() + Duration::from_millis(20));
         [
+            self.suspects_due(),
             hello,
             run,
             procs,
@@ -356,6 +444,12 @@ impl Daemon {
         match poll(&mut fds, timeout) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => return Ok(Vec::new()),
+            Err(e @ nix::errno::Errno::ENOMEM) => {
+                // The kernel has no memory for its own tables, for now: no reason to leave a heap without its daemon.
+                log::warn!("ev=poll.refused msg={:?}", e.desc());
+                std::thread::sleep(BREATH);
+                return Ok(Vec::new());
+            }
             Err(e) => return Err(DaemonError::io("cannot wait for events")(e)),
         }
         let flags = fds

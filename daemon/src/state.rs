@@ -29,6 +29,9 @@ pub struct State {
     pub backing: String,
     /// Workers wanted.
     pub wanted: u16,
+    /// Whether systemd keeps the heap, so that it is there although nobody lives.
+    #[serde(default)]
+    pub stored: bool,
     /// Workers that lived when this was written.
     #[serde(default)]
     pub worker: Vec<WorkerState>,
@@ -96,6 +99,7 @@ mod tests {
             incarnation: "0x2a".into(),
             backing: "memfd".into(),
             wanted: 1,
+            stored: false,
             worker: vec![worker(born), worker(born + 1)],
         };
         assert_eq!(state.living(), [worker(born)]);

@@ -151,6 +151,8 @@ impl Daemon {
                 }
                 if worker.stopped {
                     row.state = "stopped".into();
+                } else if let Some(why) = worker.suspicion() {
+                    row.state = format!("suspect: {why}");
                 }
                 row
             })

@@ -55,7 +55,7 @@ impl Launch {
             .env("COHEAP_SOCKET", &self.socket)
             .env("COHEAP_P_HINT", place.to_string());
         command.env("COHEAP_LOG", &self.log_level);
-        for supervisors in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        for supervisors in crate::notify::OURS {
             command.env_remove(supervisors);
         }
         if let Some(log) = &self.log {
@@ -99,6 +99,8 @@ pub struct Worker {
     pub stopped: bool,
     /// A person stopped it: it stays so, whatever becomes of this daemon.
     pub held: bool,
+    /// Since when it has been found stopped or frozen, not by us ([`crate::suspects`]).
+    pub suspect_since: Option<Instant>,
     child: Option<Child>,
 }
 
@@ -371,6 +373,7 @@ impl Crew {
             leaving: false,
             stopped: false,
             held: false,
+            suspect_since: None,
             child: None,
         };
         self.workers.insert(id, worker);

@@ -20,6 +20,8 @@ pub struct HeapNumbers {
     pub gc_phase: String,
     /// GOGC; -1 when the collector is off.
     pub gc_percent: i32,
+    /// Who refused the last growth below the hard limit, if somebody did.
+    pub growth_refused: Option<String>,
 }
 
 /// Answer to `Status`.
@@ -88,7 +90,7 @@ pub struct PsRow {
     pub p: Option<u16>,
     /// Its process.
     pub pid: u32,
-    /// starting, idle, running, outside, stopped, backoff, vacant.
+    /// starting, idle, running, outside, backoff, vacant; stopped: by order; suspect: by somebody else, and how.
     pub state: String,
     /// Tasks in its run queue.
     pub runq: u32,
@@ -144,6 +146,8 @@ pub struct TaskRow {
     pub error_code: u32,
     /// Its input and what went wrong with it, in words, when it was given up.
     pub error: String,
+    /// The run in hand when it failed; 0 none.
+    pub run: u64,
 }
 
 /// What a heap has done since it was made, by whomever. Two of them tell what was done between.
@@ -177,6 +181,12 @@ pub struct Totals {
     pub requeued: u64,
     /// Tasks given up.
     pub gave_up: u64,
+    /// Cycles checked by a second marking.
+    pub checkmarks: u64,
+    /// Cycles followed by a verification of the whole heap.
+    pub verifications: u64,
+    /// The farthest that a cycle has ended beyond its goal, in thousandths of the goal; since the heap began.
+    pub over_goal_permille: u64,
 }
 
 impl Totals {
@@ -205,6 +215,9 @@ impl Totals {
             recoveries: less(self.recoveries, before.recoveries),
             requeued: less(self.requeued, before.requeued),
             gave_up: less(self.gave_up, before.gave_up),
+            checkmarks: less(self.checkmarks, before.checkmarks),
+            verifications: less(self.verifications, before.verifications),
+            over_goal_permille: self.over_goal_permille,
         }
     }
 

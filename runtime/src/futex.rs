@@ -13,7 +13,7 @@ use rustix::thread::futex::{Flags, wait as futex_wait, wake as futex_wake};
 pub(crate) fn wait(word: &AtomicU32, value: u32, patience: Duration) {
     #[cfg(feature = "model")]
     if crate::model::active() {
-        return;
+        return crate::model::would_sleep(word, value);
     }
     let timeout = rustix::time::Timespec {
         tv_sec: patience.as_secs() as i64,

@@ -166,7 +166,7 @@ impl Segment {
     /// assert!(segment.shapes_in_use().is_empty());
     /// ```
     pub fn shapes_in_use(&self) -> Vec<ShapeStatus> {
-        let pages = self.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES;
+        let pages = self.chunks_used() * CHUNK_PAGES;
         let mut rows: Vec<ShapeStatus> = self.shapes.iter().enumerate().map(shape).collect();
         for span in &self.spans[..pages.min(self.spans.len())] {
             let state = SpanWord(span.word.load(Acquire)).state();
@@ -200,6 +200,7 @@ fn shape((number, record): (usize, &shm_layout::tables::ShapeRecord)) -> ShapeSt
         scan: match record.scan.load(Relaxed) {
             scan::NONE => "none",
             scan::MAP => "map",
+            scan::WEAK => "weak",
             _ => "array",
         },
         references: record

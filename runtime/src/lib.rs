@@ -31,6 +31,7 @@ extern crate self as coheap;
 
 mod api;
 pub mod control;
+mod debug;
 mod error;
 #[doc(hidden)]
 pub mod failpoint;
@@ -43,26 +44,39 @@ pub mod life;
 #[doc(hidden)]
 pub mod model;
 mod names;
+#[doc(hidden)]
+pub mod plant;
+#[doc(hidden)]
+pub mod probe;
 pub mod recover;
+mod retained;
 mod robust;
 pub mod sched;
 pub mod segment;
 mod status;
+#[cfg(feature = "failpoints")]
+#[doc(hidden)]
+pub mod stepping;
 pub mod sysmon;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing;
+mod throw;
 mod time;
 mod trace;
+#[doc(hidden)]
+pub mod twin;
 
 pub use api::{
     Array, Cx, Element, Field, FieldDesc, Gc, GcMap, GcStr, GcVec, Handle, P, Queue, RefMap, Root,
-    Shared, Slot, Target, TypeCell, Types, mix_keys,
+    Shared, Slot, Target, TypeCell, Types, Weak, mix_keys,
 };
 pub use coheap_macros::Shared;
 pub use error::{Error, Result};
 pub use inspect::{RootStatus, ShapeStatus, SlotStatus};
+pub use retained::{Holder, Retained};
 pub use sched::{Idle, Join, JoinRef, Kinds, Next, Outcome, Step, Submitted, Task};
 pub use segment::{Backing, Segment, SegmentConfig};
+pub use shm_layout::PAGE_BYTES;
 pub use status::{ProcStatus, Status, TaskStatus};
 pub use trace::{Happened, TraceEvent};

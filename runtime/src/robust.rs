@@ -45,6 +45,22 @@ pub(crate) unsafe fn init(at: *mut pthread_mutex_t) -> Result<()> {
     check(dropped, "dropping mutex attributes")
 }
 
+/// Is this the memory of such a mutex, as far as can be told from outside? glibc's functions believe its kind.
+pub(crate) fn is_one(words: &[u64]) -> bool {
+    let mut model = MaybeUninit::<pthread_mutex_t>::zeroed();
+    // SAFETY: room for a mutex, of this function alone.
+    if unsafe { init(model.as_mut_ptr()) }.is_err() {
+        return false;
+    }
+    // SAFETY: initialised, from zeroes: every byte of it may be read.
+    let bytes = unsafe { std::slice::from_raw_parts(model.as_ptr().cast::<u8>(), KIND_AT + 4) };
+    let kind = u32::from_ne_bytes(bytes[KIND_AT..].try_into().expect("four bytes"));
+    words.get(KIND_AT / 8).is_some_and(|&w| w as u32 == kind)
+}
+
+/// Where glibc keeps a mutex's kind: behind lock, count, owner and users.
+const KIND_AT: usize = 16;
+
 fn check(code: i32, what: &str) -> Result<()> {
     if code == 0 {
         Ok(())

@@ -4,12 +4,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use shm_layout::word::{PhaseWord, ProcWord, SlotWord, TaskWord, WorkerWord};
 
-use crate::{
-    api::{GcStr, P},
-    names,
-    recover::activity_name,
-    segment::Segment,
-};
+use crate::{api::P, names, recover::activity_name, segment::Segment};
 
 /// The state of a heap.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +15,8 @@ pub struct Status {
     pub limit_bytes: u64,
     /// Reserved so far, bytes.
     pub committed_bytes: u64,
+    /// Who refused the last growth below the limit, if somebody did.
+    pub growth_refused: Option<String>,
     /// Allocated since the last cycle plus what it found live, bytes.
     pub heap_live: u64,
     /// `heap_live` at which the next cycle should end.
@@ -36,6 +33,10 @@ pub struct Status {
     pub gc_forced: u64,
     /// Cycles checked by a second marking.
     pub checkmarks: u32,
+    /// Cycles followed by a verification of the whole heap.
+    pub verifications: u32,
+    /// The farthest that a cycle has ended beyond its goal, in thousandths of the goal.
+    pub over_goal_permille: u32,
     /// Phase of the collector.
     pub phase: &'static str,
     /// Number of the running or last cycle.
@@ -140,6 +141,8 @@ pub struct TaskStatus {
     pub error_code: u32,
     /// Text of that error.
     pub error: String,
+    /// Of a failed task: the run in hand when it failed ([`Segment::name_run`]), 0 none.
+    pub run: u64,
 }
 
 /// A failed task's error. The task keeps the text alive, as a root, for as long as it is failed.
@@ -152,7 +155,7 @@ fn error_text(segment: &Segment, r: u32, word: TaskWord) -> String {
 }
 
 fn lost_runs(segment: &Segment, task: usize, word: TaskWord) -> u32 {
-    let lost = crate::sched::find_runnable::lost(segment, task, word);
+    let lost = crate::sched::lost_runs::lost(segment, task, word);
     (lost >> 32) as u32 + lost as u32
 }
 
@@ -188,6 +191,7 @@ impl Segment {
             name: self.name(),
             limit_bytes: self.geo.limit_bytes,
             committed_bytes: self.ready_bytes(),
+            growth_refused: crate::segment::limits::noted(&stats.growth_refused),
             heap_live: gc.heap_live.0.load(Relaxed),
             heap_goal: gc.goal.load(Relaxed),
             heap_trigger: gc.trigger.0.load(Relaxed),
@@ -196,6 +200,8 @@ impl Segment {
             gc_cycles: stats.cycles.load(Relaxed),
             gc_forced: stats.cycles_by[2].load(Relaxed),
             checkmarks: gc.checkmarks.load(Relaxed),
+            verifications: gc.verifications.load(Relaxed),
+            over_goal_permille: gc.over_goal_permille.load(Relaxed),
             phase: phase_name(phase.kind()),
             cycle: phase.cycle(),
             gomaxprocs: sched.gomaxprocs.0.load(Relaxed),
@@ -252,7 +258,7 @@ impl Segment {
     }
 
     fn count_tasks(&self) -> [u64; 4] {
-        let high = self.hdr.sched.task_high.load(Acquire) as usize;
+        let high = self.tasks_used();
         let mut counts = [0; 4];
         for task in &self.tasks[..high] {
             match TaskWord(task.word.load(Relaxed)).state() {
@@ -278,7 +284,7 @@ impl Segment {
         };
         let slot = SlotWord(self.slots[p].word.load(Acquire));
         let worker = (slot.state() == SlotWord::FULL).then(|| slot.worker());
-        let record = worker.map(|g| &self.workers[g as usize]);
+        let record = worker.and_then(|g| self.workers.get(g as usize));
         let task = r.now.0.task.load(Relaxed);
         Some(ProcStatus {
             p,
@@ -312,7 +318,7 @@ impl Segment {
 
     /// Tasks that are not free, at most `limit`.
     pub fn list_tasks(&self, limit: usize) -> Vec<TaskStatus> {
-        let high = self.hdr.sched.task_high.load(Acquire) as usize;
+        let high = self.tasks_used();
         let state = |w: TaskWord| match w.state() {
             TaskWord::RESERVED => "reserved",
             TaskWord::RUNNABLE => "runnable",
@@ -346,6 +352,11 @@ impl Segment {
                     steps: t.steps.load(Relaxed),
                     error_code: t.error_code.load(Relaxed),
                     error: error_text(self, t.error.load(Acquire), word),
+                    run: if word.state() == TaskWord::FAILED {
+                        t.wake_at_ns.load(Relaxed)
+                    } else {
+                        0
+                    },
                 }
             })
             .collect()
@@ -362,6 +373,32 @@ impl Segment {
         self.hdr.sched.redeliver_max.store(deaths, Relaxed);
     }
 
+    /// Says what the tasks that run from now on are run for: whatever fails says so ([`TaskStatus::run`]). 0: nothing in particular. It is the
+    /// run in hand that counts, not the one that a task was made for: of two runs at once, the later.
+    ///
+    /// ```
+    /// # use coheap::*;
+    /// # #[derive(Shared)] struct Failing { x: u64 }
+    /// # impl Task for Failing {
+    /// #     const KIND: &'static str = "failing";
+    /// #     type Output = Failing;
+    /// #     fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>> {
+    /// #         Err(Error::Task { what: format!("no {}", cx.context().x) })
+    /// #     }
+    /// # }
+    /// let segment = Segment::create(&Default::default())?;
+    /// let mut p = P::lease(segment.clone())?;
+    /// segment.name_run(7);
+    /// p.submit(|cx| cx.alloc(Failing { x: 1 }))?;
+    /// p.run_until_idle(&Kinds::new().with::<Failing>())?;
+    /// segment.name_run(8);
+    /// assert_eq!(segment.list_tasks(10)[0].run, 7);
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn name_run(&self, run: u64) {
+        self.hdr.sched.run.store(run, Relaxed);
+    }
+
     /// Publishes a progress counter of the running workload.
     ///
     /// ```
@@ -376,6 +413,17 @@ impl Segment {
         self.hdr.stats.progress[counter].fetch_add(n, Relaxed);
     }
 
+    /// A progress counter, without the rest of the status.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// segment.progress_set(3, 42);
+    /// assert_eq!(segment.progress(3), 42);
+    /// ```
+    pub fn progress(&self, counter: usize) -> u64 {
+        self.hdr.stats.progress[counter].load(Relaxed)
+    }
+
     /// Sets a progress counter: for totals that are known from the heap, and so right after deaths too.
     ///
     /// # Panics
@@ -386,7 +434,7 @@ impl Segment {
 
     /// How often each branch of recovery was taken.
     pub fn probes(&self) -> Vec<(String, u64)> {
-        crate::failpoint::PROBES
+        crate::probe::PROBES
             .iter()
             .map(|&p| {
                 (
@@ -399,27 +447,17 @@ impl Segment {
 }
 
 impl P {
-    /// Tasks that were given up, at most `limit`, with the texts of their errors: those are in the heap, so a P reads them.
+    /// Tasks that were given up, at most `limit`, with the texts of their errors, of which at most 4 KiB are read.
     ///
     /// ```
-    /// let mut p = coheap::P::lease(coheap::Segment::create(&Default::default())?)?;
+    /// let p = coheap::P::lease(coheap::Segment::create(&Default::default())?)?;
     /// assert!(p.failed_tasks(10).is_empty());
     /// # Ok::<(), coheap::Error>(())
     /// ```
-    pub fn failed_tasks(&mut self, limit: usize) -> Vec<TaskStatus> {
-        let segment = self.segment().clone();
-        let mut failed = segment.list_tasks(usize::MAX);
+    pub fn failed_tasks(&self, limit: usize) -> Vec<TaskStatus> {
+        let mut failed = self.segment().list_tasks(usize::MAX);
         failed.retain(|t| t.state == "failed");
         failed.truncate(limit);
-        self.enter(|cx| {
-            for task in &mut failed {
-                // A failed task's record, its error included, stays as it is.
-                let error = cx.gc::<GcStr>(segment.tasks[task.task].error.load(Acquire));
-                task.error = error.map_or(String::new(), |e| {
-                    String::from_utf8_lossy(e.as_bytes()).into_owned()
-                });
-            }
-        });
         failed
     }
 }

@@ -1,5 +1,5 @@
 //! What nobody in a scope can do for itself (Go's sysmon): asking long steps to yield, waking sleepers for work that is waiting,
-//! a collection every two minutes, trace lines. The daemon calls [`tick`] about every 10 ms; nothing depends on it for safety.
+//! a collection every two minutes, huge pages, trace lines. The daemon calls [`tick`] about every 10 ms; nothing depends on it for safety.
 
 use std::{
     fmt::Write,
@@ -18,6 +18,11 @@ use crate::{
 
 /// A step may run this long before it is asked to yield: Go's forcePreemptNS.
 const SLICE_NS: u64 = 10_000_000;
+/// Time between two ticks, about.
+const TICK_NS: u64 = 10_000_000;
+/// One in so many ticks gives a chunk huge pages. Copying it takes some milliseconds: worth it for a heap that stays, lost on one
+/// that is gone in seconds.
+const HUGE_TICKS: u64 = 50;
 /// A heap is collected at least this often while it is used: Go's forcegcperiod.
 const FORCE_GC_NS: u64 = 120_000_000_000;
 
@@ -43,6 +48,9 @@ pub fn tick(segment: &Segment) {
     // In a cycle the last P to acknowledge a handshake wakes nobody.
     if due || segment.task_run.any_below(segment.tasks_used()) || phase.kind() != PhaseWord::OFF {
         wake::wake_one(segment);
+    }
+    if (now / TICK_NS).is_multiple_of(HUGE_TICKS) {
+        segment.make_huge();
     }
     let last = segment.hdr.gc.at_ns[4].load(Relaxed);
     let grown = segment.hdr.gc.heap_live.0.load(Relaxed) > segment.hdr.gc.marked_live.load(Relaxed);
@@ -139,7 +147,7 @@ fn add_detail(segment: &Segment, status: &Status, line: &mut String) {
             w.migrations.load(Relaxed)
         );
     }
-    let high = segment.hdr.sched.task_high.load(Acquire) as usize;
+    let high = segment.tasks_used();
     for (i, t) in segment.tasks[..high].iter().enumerate() {
         let word = TaskWord(t.word.load(Acquire));
         if word.state() != TaskWord::FREE {

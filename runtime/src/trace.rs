@@ -147,27 +147,52 @@ impl Segment {
         all.truncate(kept);
     }
 
-    /// The longest time, between two monotonic times, that a P other than `dead` spent neither in a step, nor marking, nor asleep for
-    /// want of work: what a death cost the living.
-    pub fn longest_gap(&self, from_ns: u64, to_ns: u64, dead: u16) -> u64 {
-        let events = self.trace(from_ns);
-        let mut last = vec![None; self.used_procs().len()];
-        let mut longest = 0;
-        for event in events.iter().filter(|e| e.p != dead && e.at_ns <= to_ns) {
-            let Some(last) = last.get_mut(event.p as usize) else {
-                continue;
-            };
-            if let Some((at, what)) = last.replace((event.at_ns, event.what))
-                && !matches!(
-                    what,
-                    Happened::StepBegins | Happened::WorkerPicked | Happened::Sleeps
-                )
-            {
-                longest = longest.max(event.at_ns.saturating_sub(at));
-            }
-        }
-        longest
+    /// The longest time, between two monotonic times, that a living P other than `dead` spent neither in a step, nor marking, nor asleep
+    /// for want of work: what a death cost the living. A time that lasts at the end counts up to it, one that began earlier from
+    /// the beginning. `None` when nobody paused at all, as far as the rings reach back.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// assert_eq!(segment.longest_gap(0, coheap::sysmon::clock_ns(), 0), None);
+    /// ```
+    pub fn longest_gap(&self, from_ns: u64, to_ns: u64, dead: u16) -> Option<Gap> {
+        let living = self.used_procs().iter().enumerate().filter(|(p, record)| {
+            let word = ProcWord(record.word.0.load(Acquire));
+            *p != usize::from(dead) && word.state() == ProcWord::LIVE
+        });
+        let gaps = living.filter_map(|(p, record)| {
+            let mut events = Vec::new();
+            // An earlier lease's last event says nothing about this one.
+            self.read_ring(p, record.leased_at_ns.load(Relaxed), &mut events);
+            longest_pause(&events, from_ns, to_ns).map(|ns| Gap { p: p as u16, ns })
+        });
+        gaps.max_by_key(|gap| gap.ns)
     }
+}
+
+/// Who paused, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The P.
+    pub p: u16,
+    /// Nanoseconds.
+    pub ns: u64,
+}
+
+/// The longest pause in one P's events, in their order, between two times.
+fn longest_pause(events: &[TraceEvent], from_ns: u64, to_ns: u64) -> Option<u64> {
+    let ends = events[events.len().min(1)..].iter().map(|e| e.at_ns);
+    let pauses = events.iter().zip(ends.chain([to_ns])).filter(|(e, _)| {
+        !matches!(
+            e.what,
+            Happened::StepBegins | Happened::WorkerPicked | Happened::Sleeps
+        )
+    });
+    let within = |(event, end): (&TraceEvent, u64)| {
+        let pause = end.min(to_ns).checked_sub(event.at_ns.max(from_ns))?;
+        (pause > 0).then_some(pause)
+    };
+    pauses.filter_map(within).max()
 }
 
 fn name_processes(all: &mut [TraceEvent], p: u16, record: &ProcRecord, deaths: &[Death]) {
@@ -182,5 +207,42 @@ fn name_processes(all: &mut [TraceEvent], p: u16, record: &ProcRecord, deaths: &
             None if event.at_ns >= since => word.pid(),
             None => 0,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(at_ns: u64, what: Happened) -> TraceEvent {
+        TraceEvent {
+            at_ns,
+            p: 0,
+            pid: 0,
+            what,
+            a: 0,
+            b: 0,
+        }
+    }
+
+    #[test]
+    fn a_pause_counts_within_the_window_and_while_it_lasts() {
+        use Happened::{Sleeps, StepBegins, StepEnds, Wakes};
+        let events = [
+            at(100, StepEnds),
+            at(140, StepBegins),
+            at(400, StepEnds),
+            at(410, Sleeps),
+            at(900, Wakes),
+            at(930, StepBegins),
+        ];
+        assert_eq!(longest_pause(&events, 0, 1000), Some(40));
+        // Began before the window; only what lies within counts.
+        assert_eq!(longest_pause(&events, 120, 1000), Some(30));
+        assert_eq!(longest_pause(&events, 145, 899), Some(10));
+        assert_eq!(longest_pause(&events, 145, 400), None);
+        // Still pausing at the end of the window.
+        assert_eq!(longest_pause(&events[..5], 145, 1000), Some(100));
+        assert_eq!(longest_pause(&[], 0, 1000), None);
     }
 }

@@ -42,8 +42,10 @@ pub struct DeathRecord {
     pub recoverer: AtomicU32,
     /// How its process ended, as `wait` tells, plus one; 0 when no parent saw it.
     pub status: AtomicU32,
+    /// P of the survivor whose pause that was, plus one; 0 when nobody paused, or nobody looked.
+    pub waiter: AtomicU32,
     /// Reserved.
-    pub pad: [AtomicU32; 3],
+    pub pad: [AtomicU32; 2],
 }
 
 /// What a P can be in the middle of: one bit per word of its record that said so.

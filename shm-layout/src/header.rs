@@ -10,7 +10,7 @@ use crate::MAX_P;
 /// "coheap" and two bytes that no text file has.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"coheap\x00\xc7");
 /// Grows with every change of the layout that a reader could notice.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 3;
 /// Progress counters a workload can publish.
 pub const PROGRESS: usize = 16;
 
@@ -54,6 +54,8 @@ pub struct Gc {
     pub overflow: AtomicU32,
     /// A step ran out of memory: no tasks run before this cycle has ended.
     pub starved_cycle: AtomicU32,
+    /// Cycles in a row that a starved step asked for and that freed next to nothing. Derived.
+    pub barren: AtomicU32,
     /// Cycles asked for by people, as a cycle number to reach.
     pub requested_cycle: AtomicU32,
     /// Trigger of the running cycle: 0 pace, 1 limit, 2 forced, 3 periodic, 4 death.
@@ -63,6 +65,8 @@ pub struct Gc {
     pub sweep_cursor: Line<AtomicU64>,
     /// Pages swept in this generation.
     pub pages_swept: AtomicU64,
+    /// Spans below this page (lower half) were all seen swept after this cycle (upper half). Derived.
+    pub rest_swept: AtomicU64,
     /// Bytes allocated since the last cycle plus bytes it found live. Derived; settled at the end of each cycle.
     pub heap_live: Line<AtomicU64>,
     /// `heap_live` at which a cycle starts.
@@ -105,6 +109,12 @@ pub struct Gc {
     pub rounds: AtomicU32,
     /// Cycles finished whose marking ended with a checkmark pass.
     pub checkmarks: AtomicU32,
+    /// Last cycle that was followed by a verification. Primary where `gcverify` is on: the next cycle waits for it.
+    pub verified_cycle: AtomicU32,
+    /// Cycles followed by a verification.
+    pub verifications: AtomicU32,
+    /// The farthest that a cycle has ended beyond its goal, in thousandths of the goal.
+    pub over_goal_permille: AtomicU32,
 }
 
 /// What the scheduler shares.
@@ -132,8 +142,12 @@ pub struct Sched {
     pub global_next: Line<AtomicU32>,
     /// Deaths of one step after which its task is given up; 0 never.
     pub redeliver_max: AtomicU32,
-    /// Reserved.
-    pub pad: AtomicU32,
+    /// What programs call the run in hand; 0 none. Told of tasks that fail meanwhile, and nothing else.
+    pub run: AtomicU64,
+    /// Checks that the heap's maker has asked for (`coheap::heap::oracle`): bits. Constant.
+    pub oracles: AtomicU32,
+    /// Grows with each lease; a futex on which who watches life words waits too. A hint.
+    pub leases: AtomicU32,
 }
 
 /// Sums and counters that reports read. Derived: nothing is decided by them.
@@ -157,6 +171,8 @@ pub struct Stats {
     pub requeued: AtomicU64,
     /// Chunks returned to the kernel.
     pub released_chunks: AtomicU64,
+    /// Who refused the last growth (`segment::limits`); 0 when it succeeded.
+    pub growth_refused: AtomicU64,
     /// Recovery arms taken, by arm.
     pub probes: [AtomicU64; 64],
     /// Histogram of delays the collector put on running P's: bucket b counts delays of [2^b, 2^(b+1)) ns.
@@ -182,6 +198,8 @@ pub struct Header {
     pub id: Identity,
     /// Chunks whose memory is reserved: pages of lower chunks may be touched. Primary.
     pub committed_chunks: Line<AtomicU32>,
+    /// Chunks before this one have been tried for huge pages. A hint.
+    pub huge_next: Line<AtomicU32>,
     /// A robust pthread mutex: one recoverer at a time. Its holder's death passes it on.
     pub recovery: Line<[AtomicU64; 8]>,
     /// Collector.

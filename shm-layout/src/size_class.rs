@@ -22,6 +22,7 @@ pub const CLASSES: usize = 80;
 ///
 /// # Panics
 /// If `bytes` is larger than [`MAX_SMALL_BYTES`].
+#[inline]
 pub const fn class_of(bytes: usize) -> usize {
     assert!(bytes <= MAX_SMALL_BYTES);
     let bytes = if bytes == 0 { 1 } else { bytes };
@@ -36,6 +37,7 @@ pub const fn class_of(bytes: usize) -> usize {
 }
 
 /// Bytes of an object of `class`.
+#[inline]
 pub const fn class_bytes(class: usize) -> usize {
     if class < 16 {
         return (class + 1) * 8;

@@ -29,6 +29,8 @@ pub mod scan {
     pub const MAP: u32 = 1;
     /// An array: a `u32` count, four bytes, then elements of `stride` bytes that the map describes.
     pub const ARRAY: u32 = 2;
+    /// A weak reference, which is not followed: the object is one [`WeakWord`](crate::word::WeakWord), looked at in each cycle.
+    pub const WEAK: u32 = 3;
 }
 
 /// A shape: size class and reference map of all objects in a span.

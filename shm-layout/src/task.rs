@@ -20,12 +20,14 @@ pub struct TaskRecord {
     pub kind: AtomicU32,
     /// Steps finished so far.
     pub steps: AtomicU32,
-    /// Monotonic nanoseconds before which a waiting task sleeps; 0 when it waits for something else.
+    /// Of a waiting task: monotonic nanoseconds before which it sleeps; 0 when it waits for something else. Of a failed one: the run that
+    /// was in hand when it failed ([`crate::header::Sched::run`]); it waits for nothing any more, and a record has no other room.
     pub wake_at_ns: AtomicU64,
     /// Runs of the present step that died (upper half) and that ran out of memory (lower half). They count while the word's
     /// `attempts` is not 0, so a commit, which clears that, clears these too.
     pub tries: AtomicU64,
-    /// P and incarnation of the last death: P in the upper half. Tells a second recoverer that the death was counted.
+    /// The last death that was counted, and the count with it, in one store: P in the upper 16 bits, incarnation, deaths of this step in
+    /// the lower 16. Tells a second recoverer what the first had counted.
     pub last_death: AtomicU64,
     /// Text of the error that failed it, 0 for none. A root.
     pub error: AtomicU32,

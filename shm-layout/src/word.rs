@@ -60,6 +60,32 @@ macro_rules! packed {
     };
 }
 
+/// What the words share that carry an owner and a count of their transitions.
+macro_rules! owned {
+    ($name:ident, $count:ident, $with_count:ident) => {
+        impl $name {
+            /// Next snapshot with another state and owner.
+            pub const fn moved(self, state: u8, owner: Owner) -> $name {
+                self.with_state(state)
+                    .with_p(owner.p)
+                    .with_inc(owner.inc)
+                    .$with_count(self.$count().wrapping_add(1))
+            }
+            /// Next snapshot with another state and no owner.
+            pub const fn released(self, state: u8) -> $name {
+                self.moved(state, Owner { p: 0, inc: 0 })
+            }
+            /// Whose it is, where the state has an owner.
+            pub const fn owner(self) -> Owner {
+                Owner {
+                    p: self.p(),
+                    inc: self.inc(),
+                }
+            }
+        }
+    };
+}
+
 packed! {
     /// Life of a P record: who leases it.
     ///
@@ -136,26 +162,9 @@ impl SpanWord {
     pub const FREEING: u8 = 6;
     /// A page inside a span, not its first.
     pub const BODY: u8 = 7;
-
-    /// Next snapshot with another state and owner.
-    pub const fn moved(self, state: u8, owner: Owner) -> SpanWord {
-        self.with_state(state)
-            .with_p(owner.p)
-            .with_inc(owner.inc)
-            .with_version(self.version().wrapping_add(1))
-    }
-    /// Next snapshot with another state and no owner.
-    pub const fn released(self, state: u8) -> SpanWord {
-        self.moved(state, Owner { p: 0, inc: 0 })
-    }
-    /// Whose it is, where the state has an owner.
-    pub const fn owner(self) -> Owner {
-        Owner {
-            p: self.p(),
-            inc: self.inc(),
-        }
-    }
 }
+
+owned!(SpanWord, version, with_version);
 
 packed! {
     /// Life of a task (Go's G).
@@ -200,26 +209,9 @@ impl TaskWord {
     pub const WAITING: u8 = 5;
     /// Given up.
     pub const FAILED: u8 = 6;
-
-    /// Next snapshot with another state and owner.
-    pub const fn moved(self, state: u8, owner: Owner) -> TaskWord {
-        self.with_state(state)
-            .with_p(owner.p)
-            .with_inc(owner.inc)
-            .with_gen(self.r#gen().wrapping_add(1))
-    }
-    /// Next snapshot with another state and no owner.
-    pub const fn released(self, state: u8) -> TaskWord {
-        self.moved(state, Owner { p: 0, inc: 0 })
-    }
-    /// Whose it is, where the state has an owner.
-    pub const fn owner(self) -> Owner {
-        Owner {
-            p: self.p(),
-            inc: self.inc(),
-        }
-    }
 }
+
+owned!(TaskWord, r#gen, with_gen);
 
 packed! {
     /// Life of a mark worker context: the word that owns the worker. The slot of a P only designates.
@@ -251,22 +243,9 @@ impl WorkerWord {
     pub const RUNNABLE: u8 = 2;
     /// Stands still, in the custody of a P until its slot designates it.
     pub const PARKED: u8 = 3;
-
-    /// Next snapshot with another state and owner.
-    pub const fn moved(self, state: u8, owner: Owner) -> WorkerWord {
-        self.with_state(state)
-            .with_p(owner.p)
-            .with_inc(owner.inc)
-            .with_gen(self.r#gen().wrapping_add(1))
-    }
-    /// Whose it is.
-    pub const fn owner(self) -> Owner {
-        Owner {
-            p: self.p(),
-            inc: self.inc(),
-        }
-    }
 }
+
+owned!(WorkerWord, r#gen, with_gen);
 
 packed! {
     /// The slot `gc_bg_mark_worker` of a P: empty, closed, or the index of the worker it designates.
@@ -354,6 +333,16 @@ impl PhaseWord {
 }
 
 packed! {
+    /// A weak reference. All zero: what it named is gone.
+    WeakWord {
+        /// The last finished cycle of which it is known that the object has survived it, or was made after it.
+        cycle: u32 = 32..64, with_cycle;
+        /// The object.
+        target: u32 = 0..32, with_target;
+    }
+}
+
+packed! {
     /// A claim on something that is done once per cycle: root jobs.
     JobWord {
         /// One of the `state` constants.
@@ -397,22 +386,9 @@ impl BufWord {
     pub const OWNED: u8 = 1;
     /// Published: holds work and is nobody's.
     pub const FULL: u8 = 2;
-
-    /// Next snapshot.
-    pub const fn moved(self, state: u8, owner: Owner) -> BufWord {
-        self.with_state(state)
-            .with_p(owner.p)
-            .with_inc(owner.inc)
-            .with_version(self.version().wrapping_add(1))
-    }
-    /// Whose it is.
-    pub const fn owner(self) -> Owner {
-        Owner {
-            p: self.p(),
-            inc: self.inc(),
-        }
-    }
 }
+
+owned!(BufWord, version, with_version);
 
 packed! {
     /// The structural step a P is in the middle of; zero when none. Written before the step starts, cleared after it ends.

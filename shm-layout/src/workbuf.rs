@@ -10,7 +10,7 @@ pub const WORKBUF_BYTES: usize = 2048;
 /// References in a work buffer.
 pub const WORKBUF_REFS: usize = WORKBUF_BYTES / 4 - 2;
 
-/// A buffer of grey references. Entries below `len` are grey.
+/// A buffer of grey references. Entries below `len` are grey, or were while their owner drains.
 #[repr(C)]
 pub struct Workbuf {
     /// How many entries are valid. Written by the owner only.

@@ -12,16 +12,28 @@ use std::{
 
 static BUILT: Once = Once::new();
 
-/// The directory of the programs under test: where this test program's parent is.
+/// The directory of the programs under test: the one that `COHEAP_TEST_PROGRAMS` names, whose programs are taken as they are; this
+/// program's; or its parent for a test in `target/PROFILE/deps/`.
 fn bin_dir() -> PathBuf {
+    if let Some(dir) = given() {
+        return dir;
+    }
     let me = std::env::current_exe().expect("my own path");
-    me.ancestors()
-        .nth(2)
-        .expect("target/PROFILE/deps/me")
-        .to_path_buf()
+    let dir = me.parent().expect("a directory");
+    match dir.file_name() {
+        Some(deps) if deps == "deps" => dir.parent().expect("target/PROFILE").to_path_buf(),
+        _ => dir.to_path_buf(),
+    }
+}
+
+fn given() -> Option<PathBuf> {
+    std::env::var_os("COHEAP_TEST_PROGRAMS").map(PathBuf::from)
 }
 
 fn build() {
+    if given().is_some() {
+        return;
+    }
     let release = bin_dir().file_name().is_some_and(|name| name == "release");
     let mut command = Command::new(env!("CARGO"));
     command.args([
@@ -37,8 +49,15 @@ fn build() {
     if release {
         command.arg("--release");
     }
+    // Where this test lies, wherever it was told to: the programs of another build would be tested else.
+    if let Some(target) = bin_dir().parent() {
+        command.arg("--target-dir").arg(target);
+    }
     if cfg!(feature = "failpoints") {
-        command.args(["--features", "coheap-worker/failpoints,coheapd/failpoints"]);
+        command.args([
+            "--features",
+            "coheap-worker/failpoints,coheapd/failpoints,coheap-cli/failpoints",
+        ]);
     }
     assert!(
         command.status().expect("cargo").success(),

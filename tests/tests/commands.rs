@@ -36,6 +36,70 @@ fn tables_show_what_the_heap_is_made_of() {
     assert!(stat[0]["gc_cycles"].as_u64() > Some(0), "{stat:?}");
 }
 
+/// What the roots hold adds up to what a verification reaches, and what one holds alone is gone after it was dropped.
+#[test]
+fn roots_tell_what_they_hold_and_can_be_dropped() {
+    let sandbox = worked();
+    let reached = || {
+        sandbox.ok(&["--name", "c", "gc", "--wait"]);
+        let row = sandbox.json(&["--name", "c", "verify"]).remove(0);
+        ["objects", "bytes"].map(|key| row[key].as_u64().expect("a number"))
+    };
+    let held = || {
+        let rows = sandbox.json(&["--name", "c", "roots", "--sizes"]);
+        let of = |row: &serde_json::Value| {
+            ["objects", "bytes"].map(|key| row[key].as_u64().expect("a number"))
+        };
+        let runs = rows.iter().find(|r| r["root"] == "runs").map(of);
+        let all = rows
+            .iter()
+            .map(of)
+            .reduce(|a, b| [a[0] + b[0], a[1] + b[1]])
+            .expect("rows");
+        (all, runs)
+    };
+    let before = reached();
+    let (all, runs) = held();
+    assert_eq!(all, before);
+    let runs = runs.expect("a row of the root");
+    assert!(runs[0] > 0, "{runs:?}");
+    sandbox.ok(&["--name", "c", "roots", "drop", "runs"]);
+    let after = reached();
+    assert_eq!(after, [before[0] - runs[0], before[1] - runs[1]]);
+    assert_eq!(held(), (after, None));
+    let again = sandbox.coheap(&["--name", "c", "roots", "drop", "runs"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("error[E028]"), "{}", stderr(&again));
+    assert!(
+        sandbox
+            .ok(&["--name", "c", "verify", "--deep"])
+            .contains("clean")
+    );
+}
+
+#[test]
+fn a_deep_verification_accounts_for_every_byte() {
+    let sandbox = worked();
+    let verified = || sandbox.json(&["--name", "c", "verify", "--deep"]).remove(0);
+    let number = |row: &serde_json::Value, key: &str| row[key].as_u64().expect("a number");
+    let before = verified();
+    for _ in 0..2 {
+        sandbox.ok(&["--name", "c", "gc", "--wait"]);
+    }
+    let after = verified();
+    for row in [&before, &after] {
+        let page = 8192;
+        let sum = number(row, "bytes")
+            + number(row, "floating_bytes")
+            + number(row, "free_slot_bytes")
+            + (number(row, "free_pages") + 1) * page;
+        assert_eq!(sum, number(row, "pages") * page, "{row}");
+    }
+    // What nobody refers to floats until collections have found it, and what P's held is given back.
+    assert!(number(&before, "floating_bytes") > 0, "{before}");
+    assert_eq!(number(&after, "floating_bytes"), 0, "{after}");
+}
+
 #[test]
 fn metrics_are_in_the_text_format() {
     let sandbox = worked();
@@ -81,6 +145,10 @@ fn a_death_is_told_with_its_times() {
         assert!(us > 0 && us < 1_000_000, "{time}: {us}");
     }
     assert!(dead[0]["recovered_by"].as_u64() > Some(0));
+    // Who waited, if somebody did: one of the living, so not the dead.
+    let (gap, waiter) = (&dead[0]["survivor_gap_us"], &dead[0]["survivor_p"]);
+    assert_eq!(gap == 0, waiter.is_null(), "{}", dead[0]);
+    assert_ne!(waiter, &dead[0]["p"]);
 }
 
 #[test]
@@ -161,9 +229,14 @@ fn systemd_is_told_ready_alive_and_stopping() {
         .set_read_timeout(Some(std::time::Duration::from_secs(10)))
         .expect("sets");
     let hear = || {
-        let mut bytes = [0; 500];
-        let n = socket.recv(&mut bytes).expect("a word");
-        String::from_utf8_lossy(&bytes[..n]).into_owned()
+        loop {
+            let mut bytes = [0; 500];
+            let n = socket.recv(&mut bytes).expect("a word");
+            let word = String::from_utf8_lossy(&bytes[..n]).into_owned();
+            if !word.starts_with("FDSTORE") {
+                return word;
+            }
+        }
     };
     let mut daemon = sandbox.command("coheapd", &["--name", "s", "--foreground"]);
     daemon

@@ -1,4 +1,4 @@
-//! Everything is killed at once, and nobody is left to clean up: what stays, and what the next start makes of it.
+//! Everything is killed at once: what stays, and what the next start makes of it.
 
 use coheap_tests::sandbox::{Sandbox, eventually, exists, signal, stderr};
 use std::{
@@ -130,18 +130,54 @@ fn kill_a_run(name: &str, command_first: bool) -> Duration {
     eventually("all are gone", || {
         !pids.iter().any(|&pid| exists(pid)) && !held()
     });
-    let took = killed.elapsed();
-    // The files that the dead could not remove are in the way of nobody.
-    sandbox.ok(&["--name", name, "start"]);
-    sandbox.ok(&["--name", name, "stop"]);
-    assert!(!sandbox.path().join("coheap").exists());
-    took
+    eventually("no file is left", || {
+        !sandbox.path().join("coheap").exists()
+    });
+    killed.elapsed()
 }
 
 #[test]
 fn of_a_heap_without_a_name_nothing_is_left_within_a_second() {
     let took = kill_a_run("left-memfd", true);
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn of_a_heap_that_was_started_nothing_is_left_either() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["--name", "left-start", "start", "-w", "-n", "2"]);
+    let pids = everybody(&sandbox, "left-start");
+    // One after the other: while a worker lives the heap does, and its files.
+    signal(pids[0], "KILL");
+    signal(pids[1], "KILL");
+    eventually("two are dead", || !pids[..2].iter().any(|&pid| exists(pid)));
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(sandbox.socket("left-start").exists());
+    signal(pids[2], "KILL");
+    let killed = Instant::now();
+    eventually("no file is left", || {
+        !sandbox.path().join("coheap").exists()
+    });
+    assert!(killed.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn the_janitor_of_a_dead_daemon_leaves_its_successor_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.ok(&["--name", "left-heir2", "start", "-w", "-n", "2"]);
+    let pids = everybody(&sandbox, "left-heir2");
+    signal(pids[0], "KILL");
+    eventually("the daemon is dead", || !exists(pids[0]));
+    sandbox.ok(&["--name", "left-heir2", "start", "-w"]);
+    // The first janitor waits for these two.
+    pids[1..].iter().for_each(|&pid| signal(pid, "KILL"));
+    eventually("the dead are replaced", || {
+        sandbox.worker_pids("left-heir2").len() == 2
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(sandbox.status("left-heir2")["adopted"], true);
+    sandbox.ok(&["--name", "left-heir2", "stop"]);
+    assert!(!sandbox.path().join("coheap").exists());
 }
 
 /// The command sees its daemon die and starts another, which finds the command dead in its turn.

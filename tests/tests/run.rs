@@ -120,6 +120,20 @@ fn workers_that_cannot_start_end_the_run_with_a_reason() {
 }
 
 #[test]
+fn a_storm_that_leaves_nobody_alive_for_a_step_ends_the_run_with_a_reason() {
+    let sandbox = Sandbox::new();
+    // These workers lease a P and run no task.
+    let storm = ["-n", "2", "--kill-storm", "4ms", "--redeliver-max", "40"];
+    let output = run(&sandbox, 600_000, &storm)
+        .output()
+        .expect("coheap runs");
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("E018") && said.contains("40 kills"), "{said}");
+    assert!(!sandbox.path().join("coheap").exists());
+}
+
+#[test]
 fn a_run_joins_the_daemon_that_is_named_and_a_second_run_must_wait() {
     let sandbox = Sandbox::new();
     let mut start = sandbox.command("coheap", &["--name", "j", "start", "-w", "-n", "2"]);
@@ -135,6 +149,13 @@ fn a_run_joins_the_daemon_that_is_named_and_a_second_run_must_wait() {
     eventually("the run has begun", || runs(&sandbox) == 1);
     let second = sandbox.coheap(&["--name", "j", "run", "gcbench"]);
     assert_eq!(second.status.code(), Some(75), "{}", stderr(&second));
+    let third = sandbox.coheap(&["--name", "j", "run", "trees", "--gc-percent", "50"]);
+    assert_eq!(third.status.code(), Some(2), "{}", stderr(&third));
+    assert!(
+        stderr(&third).contains("--gc-percent"),
+        "{}",
+        stderr(&third)
+    );
     assert!(first.wait_with_output().expect("ends").status.success());
     sandbox.ok(&["--name", "j", "status"]);
 }

@@ -33,7 +33,7 @@ pub struct Link {
 /// Serves until the process ends.
 pub fn serve(mut link: Link, outbox: &Outbox) {
     while let Some(channel) = link.channel.take() {
-        let why = converse(&channel, outbox);
+        let why = converse(&link, &channel, outbox);
         drop(channel);
         if outbox.is_gone() {
             break;
@@ -53,9 +53,9 @@ pub fn serve(mut link: Link, outbox: &Outbox) {
 }
 
 /// Carries messages both ways until the connection ends; why it did.
-fn converse(channel: &Channel, outbox: &Outbox) -> ControlError {
+fn converse(link: &Link, channel: &Channel, outbox: &Outbox) -> ControlError {
     loop {
-        if let Err(error) = speak(channel, outbox).and_then(|()| listen(channel, outbox)) {
+        if let Err(error) = speak(channel, outbox).and_then(|()| listen(link, channel, outbox)) {
             return error;
         }
         let bell = outbox.says.bell();
@@ -80,10 +80,13 @@ fn speak(channel: &Channel, outbox: &Outbox) -> Result<(), ControlError> {
     Ok(())
 }
 
-fn listen(channel: &Channel, outbox: &Outbox) -> Result<(), ControlError> {
+fn listen(link: &Link, channel: &Channel, outbox: &Outbox) -> Result<(), ControlError> {
     loop {
         match channel.socket().try_recv()? {
-            Received::Frame(bytes, _) => outbox.order(decode(&bytes)?),
+            Received::Frame(bytes, _) => {
+                outbox.order(decode(&bytes)?);
+                coheap::sched::poke(&link.segment, link.p.into());
+            }
             Received::Closed => return Err(ControlError::Closed),
             Received::Nothing => return Ok(()),
         }

@@ -18,9 +18,13 @@ mod control;
 mod inbox;
 mod orders;
 
-use coheap::{Error, Idle, P, segment::Segment};
-use coheap_protocol::{Hello, Role, WorkerSays};
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use coheap::{Error, Idle, P, control::Called, segment::Segment};
+use coheap_protocol::{Hello, Role, RunId, WorkerSays, run::counter};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// Time to connect and be answered.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
@@ -103,9 +107,8 @@ fn work() -> Result<(), Failure> {
     let socket = std::env::var_os("COHEAP_SOCKET")
         .map(PathBuf::from)
         .ok_or(Failure::NoSocket)?;
-    let called = coheap::control::call(&socket, &hello(), None, HELLO_PATIENCE)?;
-    let segment = Segment::open_fd(called.segment.ok_or(Failure::NoSegment)?)?;
-    let mut p = P::lease(segment.clone())?;
+    // Whoever lives works meanwhile, and may have lost this worker's predecessor a moment ago.
+    let (called, segment, mut p) = coheap::life::patiently(|| attach(&socket))?;
     // The P table has 256 records.
     let index = p.index() as u16;
     called.channel.send(&WorkerSays::Leased { p: index })?;
@@ -121,8 +124,12 @@ fn work() -> Result<(), Failure> {
         .spawn(move || control::serve(link, &outbox))
         .map_err(Failure::Thread)?;
     let kinds = coheap_worker::workloads::kinds();
+    let mut ends = Ends::new(p.segment());
     while orders::obey(&mut p, &inbox) {
-        p.run(&kinds, |_, _| {
+        p.run(&kinds, |p, _| {
+            if let Some(run) = ends.new_one(p.segment()) {
+                inbox.say(WorkerSays::Finished { run });
+            }
             if inbox.is_pending() {
                 Idle::Return
             } else {
@@ -135,6 +142,32 @@ fn work() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Which run has ended last, as far as this worker has said so.
+///
+/// Looked at after each piece of work, so whoever runs the step that ends a run sees it once that has taken effect. Others may see it a moment
+/// before: the daemon asks, hears "not yet", and finds out at its next look.
+struct Ends(u64);
+
+impl Ends {
+    fn new(segment: &Segment) -> Ends {
+        Ends(segment.progress(counter::FINISHED))
+    }
+
+    /// The run that has ended since the last look.
+    fn new_one(&mut self, segment: &Segment) -> Option<RunId> {
+        let last = segment.progress(counter::FINISHED);
+        (std::mem::replace(&mut self.0, last) != last).then_some(RunId(last))
+    }
+}
+
+/// Steps 1 and 2.
+fn attach(socket: &Path) -> Result<(Called, Segment, P), Failure> {
+    let mut called = coheap::control::call(socket, &hello(), None, HELLO_PATIENCE)?;
+    let segment = Segment::open_fd(called.segment.take().ok_or(Failure::NoSegment)?)?;
+    let p = P::lease(segment.clone())?;
+    Ok((called, segment, p))
+}
+
 /// What a worker says first.
 fn hello() -> Hello {
     let mut hello = Hello::new(
@@ -145,4 +178,20 @@ fn hello() -> Hello {
     );
     hello.supervised = std::env::var_os("COHEAP_P_HINT").is_some();
     hello
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_once_and_an_old_one_never() {
+        let segment = Segment::create(&coheap::SegmentConfig::default()).expect("memory");
+        segment.progress_set(counter::FINISHED, 7);
+        let mut ends = Ends::new(&segment);
+        assert_eq!(ends.new_one(&segment), None);
+        segment.progress_set(counter::FINISHED, 8);
+        assert_eq!(ends.new_one(&segment), Some(RunId(8)));
+        assert_eq!(ends.new_one(&segment), None);
+    }
 }

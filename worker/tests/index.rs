@@ -219,6 +219,41 @@ fn files_that_vanish_are_reported_and_the_rest_is_counted() {
 }
 
 #[test]
+fn a_file_that_grows_is_counted_as_far_as_it_was_read() {
+    const WORDS: u64 = 400_000;
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("log");
+    fs::write(&path, "line ".repeat(WORDS as usize)).unwrap();
+    let mut p = P::lease(segment(64, 100, Backing::Memfd)).unwrap();
+    let spec = WorkloadSpec::Index {
+        dir: temp.path().into(),
+        out: None,
+    };
+    let running = workloads::submit(&mut p, 1, &spec).unwrap();
+    let mut more = 0;
+    p.run(&workloads::kinds(), |p, idle| {
+        // After each step, so also between two pieces of the file.
+        if more < 1000 {
+            let mut file = fs::File::options().append(true).open(&path).unwrap();
+            std::io::Write::write_all(&mut file, b"more ").unwrap();
+            more += 1;
+        }
+        if idle && running.poll(p).is_some() {
+            Idle::Return
+        } else {
+            Idle::Continue
+        }
+    })
+    .unwrap();
+    let report = running.poll(&mut p).unwrap().unwrap();
+    assert_eq!((report.files, report.unreadable), (1, 0), "{report:?}");
+    assert!(
+        (WORDS..=WORDS + more).contains(&report.words) && more > 3,
+        "{more} added: {report:?}"
+    );
+}
+
+#[test]
 fn arguments_are_checked() {
     let temp = tempfile::tempdir().unwrap();
     let mut p = P::lease(segment(16, 100, Backing::Memfd)).unwrap();

@@ -44,6 +44,7 @@ pub fn doctor(global: &Global) -> Result<u8, Failure> {
                     "daemon {} answers, {} workers attached",
                     status.daemon_pid, status.workers_attached
                 ));
+                good.extend(watcher(status.daemon_pid));
             }
         }
         Err(failure) if failure.code == codes::NOT_RUNNING => {
@@ -113,22 +114,43 @@ fn leftovers() -> Vec<String> {
     findings
 }
 
-fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
+/// Room below a memory cgroup's limit that a heap soon uses up.
+const TIGHT_BYTES: u64 = 64 << 20;
 
 /// Limits of the machine that end in a kill instead of an error.
 fn machine() -> Vec<String> {
-    let mut findings = Vec::new();
-    let limit = number("/sys/fs/cgroup/memory.max");
-    let used = number("/sys/fs/cgroup/memory.current");
-    if let (Some(limit), Some(used)) = (limit, used)
-        && used * 10 > limit * 9
-    {
-        let (used, limit) = (show_bytes(used), show_bytes(limit));
-        findings.push(format!("The memory cgroup holds {used} of {limit}; past that the kernel kills. Raise memory.max or lower [heap].max."));
-    }
-    findings
+    let room = coheap::segment::cgroup_room().filter(|&room| room < TIGHT_BYTES);
+    room.map(|room| {
+        format!(
+            "The memory cgroup of this process has {} left; a heap in it is refused what goes beyond, and other memory is a kill. Raise its limit or lower [heap].max.",
+            show_bytes(room)
+        )
+    })
+    .into_iter()
+    .collect()
+}
+
+/// How soon the daemon's watcher of deaths runs when one happens. Not real time is no finding: it costs a death a few milliseconds on a
+/// busy machine.
+fn watcher(daemon_pid: u32) -> Option<String> {
+    let tasks = fs::read_dir(format!("/proc/{daemon_pid}/task")).ok()?;
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let real_time = stats
+        .filter_map(|stat| watches_in_real_time(&stat))
+        .next()?;
+    Some(if real_time {
+        "deaths are noticed in real time".into()
+    } else {
+        "deaths are noticed when a processor is free (LimitRTPRIO=1 for the daemon: at once)".into()
+    })
+}
+
+/// Whether a thread's `/proc/PID/task/TID/stat` names a real-time class; `None` if it is not the watcher's.
+fn watches_in_real_time(stat: &str) -> Option<bool> {
+    let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    // The 41st field, as `proc` counts; the state, behind the name, is the third.
+    let policy = rest.split_whitespace().nth(41 - 3)?;
+    (name == "life").then(|| policy == "1" || policy == "2")
 }
 
 fn processes(ps: &[PsRow], dead: &[DeadRow]) -> Vec<String> {
@@ -166,6 +188,12 @@ fn numbers(status: &Status) -> Vec<String> {
     if heap.max_bytes > 0 && heap.live_bytes > heap.max_bytes / 10 * 9 {
         let (live, max) = (show_bytes(heap.live_bytes), show_bytes(heap.max_bytes));
         findings.push(format!("{live} of {max} are live: the next allocations may fail with `heap is full`. A larger --max, or fewer roots."));
+    }
+    if let Some(who) = &heap.growth_refused {
+        findings.push(format!(
+            "The heap could not grow beyond {}: {who}. Room there, or a lower --max.",
+            show_bytes(heap.committed_bytes)
+        ));
     }
     if status.bad_frames > 0 {
         findings.push(format!("{} connection(s) sent bytes that are no message: some program of another version talks to this socket.", status.bad_frames));

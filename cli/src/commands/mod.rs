@@ -7,6 +7,7 @@ mod logs;
 mod orders;
 mod query;
 mod report;
+mod roots;
 mod run;
 mod stat;
 mod tables;
@@ -15,7 +16,7 @@ mod trace;
 mod up;
 
 use crate::{
-    args::{Args, Command, ConfigAction, TraceFormat, TracePart},
+    args::{Args, Command, ConfigAction, RootsAction, TraceFormat, TracePart},
     failure::Failure,
 };
 use coheap_protocol::{Request, SignalKind};
@@ -39,6 +40,9 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Command::Resize { n } => orders::order(global, &Request::Resize { n: *n }),
         Command::Lab(lab) => crate::lab::run(lab),
         Command::LabActor(actor) => crate::lab::act(actor),
+        Command::Step(step) => crate::step::run(global, step),
+        #[cfg(feature = "failpoints")]
+        Command::StepActor(actor) => crate::step::act(actor),
         Command::Run(run) => run::run(global, run),
         Command::Up {
             workers,
@@ -52,7 +56,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         Command::Tasks => query::tasks(global),
         Command::Dead => tables::dead(global),
         Command::Slots => tables::slots(global),
-        Command::Roots => tables::roots(global),
+        Command::Roots {
+            action: Some(RootsAction::Drop { root }),
+            ..
+        } => roots::drop_one(global, root),
+        Command::Roots { sizes: true, .. } => roots::sizes(global),
+        Command::Roots { .. } => roots::list(global),
         Command::Histo => tables::histo(global),
         Command::Stat {
             interval,

@@ -24,7 +24,9 @@ pub fn verify(global: &Global, deep: bool) -> Result<u8, Failure> {
     if global.json {
         show::json(&serde_json::json!({
             "ok": ok, "deep": deep, "objects": report.objects, "bytes": report.bytes, "spans": report.spans,
-            "span_pages": report.span_pages, "free_pages": report.free_pages, "findings": report.findings,
+            "span_pages": report.span_pages, "floating_bytes": report.floating_bytes,
+            "free_slot_bytes": report.free_slot_bytes, "free_pages": report.free_pages, "pages": report.pages,
+            "findings": report.findings,
         }));
     } else {
         report
@@ -40,6 +42,18 @@ pub fn verify(global: &Global, deep: bool) -> Result<u8, Failure> {
             "verify ({how}): {verdict}, {} objects, {bytes}, {} spans on {} pages, {} pages free\n",
             report.objects, report.spans, report.span_pages, report.free_pages
         ));
+        if deep {
+            let page = coheap::PAGE_BYTES as u64;
+            show::print(&format!(
+                "every byte: {} in all = {} reachable + {} taken and not reached + {} free in spans + {} in free pages + {} reserved\n",
+                report.pages * page,
+                report.bytes,
+                report.floating_bytes,
+                report.free_slot_bytes,
+                report.free_pages * page,
+                page
+            ));
+        }
     }
     if ok {
         return Ok(codes::OK);

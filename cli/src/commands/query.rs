@@ -57,7 +57,7 @@ fn describe(s: &Status) -> String {
         "heap      {name} on {backing}, {max} at most\n\
          daemon    pid {pid}, version {version}, up {up}{adopted}\n\
          workers   {attached} attached of {wanted} wanted, {vacant} given up, {procs} P's may run\n\
-         memory    {live} live, {goal} goal, {committed} committed, collector {gc}\n\
+         memory    {live} live, {goal} goal, {committed} committed, collector {gc}{refusal}\n\
          gc        {cycles} cycles, phase {phase}\n\
          tasks     {runnable} runnable, {running} running, {waiting} waiting, {failed} given up, {requeued} put back\n\
          deaths    {deaths} seen, {restarts} restarts, {recoveries} recovered in the heap\n\
@@ -76,6 +76,9 @@ fn describe(s: &Status) -> String {
         live = show_bytes(heap.live_bytes),
         goal = show_bytes(heap.goal_bytes),
         committed = show_bytes(heap.committed_bytes),
+        refusal = heap.growth_refused.as_ref().map_or(String::new(), |who| {
+            format!("; the last growth was refused: {who}")
+        }),
         cycles = heap.gc_cycles,
         phase = heap.gc_phase,
         runnable = s.tasks_runnable,
@@ -156,7 +159,9 @@ pub fn tasks(global: &Global) -> Result<u8, Failure> {
         Reply::Task(row) => Some(row),
         _ => None,
     });
-    let head = ["ID", "KIND", "STATE", "P", "STEPS", "ATTEMPTS", "ERROR"];
+    let head = [
+        "ID", "KIND", "STATE", "P", "STEPS", "ATTEMPTS", "RUN", "ERROR",
+    ];
     Ok(rows(global, &head, &found, |r| {
         vec![
             r.id.to_string(),
@@ -165,6 +170,11 @@ pub fn tasks(global: &Global) -> Result<u8, Failure> {
             p_of(r.p),
             r.steps.to_string(),
             r.attempts.to_string(),
+            if r.run == 0 {
+                "-".into()
+            } else {
+                format!("{:#x}", r.run)
+            },
             match (r.error_code, r.error.as_str()) {
                 (0, "") => "-".into(),
                 (8, "") => "its process died each time".into(),

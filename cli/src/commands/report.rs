@@ -34,6 +34,19 @@ pub struct Report<'a> {
     pub daemon_restarts: u32,
     /// Deaths of one step that would have given its task up.
     pub redeliver_max: u32,
+    /// Who waited longest for one of the dead, in a storm of kills.
+    pub waited: Option<Waited>,
+}
+
+/// One of the living waited for one of the dead.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    /// Its P.
+    pub p: u16,
+    /// How long.
+    pub time: Duration,
+    /// The dead one's P.
+    pub dead: u16,
 }
 
 /// Fields of a result that other workloads than `index` leave at 0.
@@ -65,12 +78,19 @@ impl Report<'_> {
         put("deaths", self.deaths.into());
         put("daemon_restarts", self.daemon_restarts.into());
         put("redeliver_max", self.redeliver_max.into());
+        let waited = self
+            .waited
+            .map(|w| json!({ "p": w.p, "us": w.time.as_micros() as u64, "dead_p": w.dead }));
+        put("survivor_gap", waited.into());
         put("recoveries", t.recoveries.into());
         put("requeued", t.requeued.into());
         put("gave_up", t.gave_up.into());
         put("steps", t.steps.into());
         put("steals", t.steals.into());
         put("gc_cycles", t.gc_cycles.into());
+        put("gc_checkmarks", t.checkmarks.into());
+        put("gc_verifications", t.verifications.into());
+        put("gc_over_goal_permille", t.over_goal_permille.into());
         put(
             "gc_pause_ns",
             json!({ "p50": t.pause_ns(0.5), "p99": t.pause_ns(0.99), "max": t.pause_max_ns }),
@@ -138,6 +158,14 @@ impl Report<'_> {
                 self.deaths, self.daemon_restarts, t.requeued, self.seed
             );
         }
+        if let Some(w) = self.waited {
+            text += &format!(
+                "      longest wait of a survivor: P{} {}, when P{} died (of the last 63 deaths)\n",
+                w.p,
+                show_duration(w.time),
+                w.dead
+            );
+        }
         text
     }
 }
@@ -181,6 +209,11 @@ mod tests {
             deaths: 0,
             daemon_restarts: 0,
             redeliver_max: 3,
+            waited: Some(Waited {
+                p: 2,
+                time: Duration::from_micros(1500),
+                dead: 1,
+            }),
         })
     }
 

@@ -6,7 +6,7 @@
 //!    again, adopts the heap, and gets the same `Run`: the id makes it join the run that is in the heap.
 //! 4. The end: a private daemon stops, removes everything, and only then is the result printed.
 
-use super::report::Report;
+use super::report::{Report, Waited};
 use crate::{
     args::{Global, RunArgs, RunOptions, WorkloadArgs},
     connect,
@@ -15,7 +15,10 @@ use crate::{
     private::{self, Private},
     show::{self, ProgressLine},
 };
-use coheap::control::{Channel, ControlError, Name, RuntimeDir, instance};
+use coheap::{
+    control::{Channel, ControlError, Name, RuntimeDir, instance},
+    segment::Segment,
+};
 use coheap_protocol::{
     Outcome, Progress, Reply, Request, Role, RunId, RunRequest, Storm, Totals, Workload, codes,
     human::{show_bytes, show_duration},
@@ -51,6 +54,9 @@ struct Session<'a> {
     totals: Totals,
     /// Workers and backing of a heap that was there before.
     met: Option<(u64, String)>,
+    /// When it began, by the heap's clock.
+    began_ns: u64,
+    waited: Option<Waited>,
 }
 
 /// How it ended.
@@ -85,10 +91,15 @@ pub fn run(global: &Global, args: &RunArgs) -> Result<u8, Failure> {
         before,
         totals: Totals::default(),
         met,
+        began_ns: coheap::sysmon::clock_ns(),
+        waited: None,
     };
     let end = session.follow();
     let elapsed = began.elapsed();
     session.line.clear();
+    if options.kill_storm.is_some() {
+        session.waited = session.longest_wait();
+    }
     let ended = session.private.take().map_or(Ok(()), Private::end);
     match end? {
         End::Interrupted => {
@@ -125,6 +136,23 @@ fn daemon(global: &Global, options: &RunOptions) -> Result<(Option<Private>, Pat
                 "without --name, or without --restart-daemon",
             ));
         }
+        if let Some(flag) = private::heap_flags(&options.heap).first() {
+            let what = format!(
+                "the heap `{name}` runs already: {} was decided when it was started",
+                flag.display()
+            );
+            let advice =
+                "without that flag; or coheap stop first; or coheap reload for what may change";
+            return Err(Failure::new(codes::USAGE, "E027", what, advice));
+        }
+        if options.migrate_every {
+            return Err(Failure::new(
+                codes::USAGE,
+                "E027",
+                format!("`{name}` has been made without --migrate-every, and keeps to that"),
+                "without --name, or without --migrate-every",
+            ));
+        }
         return Ok((None, dir.socket()));
     }
     let mut flags = private::heap_flags(&options.heap);
@@ -132,7 +160,8 @@ fn daemon(global: &Global, options: &RunOptions) -> Result<(Option<Private>, Pat
         "--workers".into(),
         OsString::from(options.workers.to_string()),
     ]);
-    let private = Private::start(&name, global, flags)?;
+    let debug = options.migrate_every.then_some("migrateevery=1");
+    let private = Private::start(&name, global, flags, debug)?;
     let socket = private.socket();
     Ok((Some(private), socket))
 }
@@ -235,6 +264,24 @@ impl Session<'_> {
         }
     }
 
+    /// Who of the living waited longest for one of the dead that the heap remembers. Nothing of the run depends on it.
+    fn longest_wait(&self) -> Option<Waited> {
+        let called = connect::call(&self.socket, Role::Reader, self.global.timeout).ok()?;
+        let segment = Segment::open_fd(called.segment?).ok()?;
+        let ours = segment
+            .deaths()
+            .into_iter()
+            .filter(|d| d.began_ns >= self.began_ns);
+        let waited = ours.filter_map(|death| {
+            Some(Waited {
+                p: death.waiter?,
+                time: Duration::from_nanos(death.gap_ns?),
+                dead: death.p,
+            })
+        });
+        waited.max_by_key(|w| w.time)
+    }
+
     fn ask(&self) -> Result<Channel, Failure> {
         let channel = connect::call(&self.socket, Role::Tool, self.global.timeout)?.channel;
         channel.send(&Request::Run(self.request.clone()))?;
@@ -305,6 +352,7 @@ impl Session<'_> {
             deaths: self.deaths_before + self.last.deaths,
             daemon_restarts: self.restarts + self.unasked,
             redeliver_max: self.request.redeliver_max,
+            waited: self.waited,
         };
         if self.global.json {
             show::json(&report.json());

@@ -1,4 +1,4 @@
-//! Tables read from the segment itself: mark worker slots, named roots, shapes, the dead.
+//! Tables read from the segment itself: mark worker slots, shapes, the dead.
 //!
 //! This process maps the segment and reads words; it leases nothing, so it holds nobody up, and a kill of it leaves nothing.
 
@@ -86,43 +86,6 @@ pub fn slots(global: &Global) -> Result<u8, Failure> {
 }
 
 #[derive(serde::Serialize)]
-struct RootRow {
-    name: String,
-    r#type: String,
-    set: bool,
-    updates: u32,
-}
-
-/// The named roots.
-pub fn roots(global: &Global) -> Result<u8, Failure> {
-    let segment = connect::segment(global)?;
-    let found: Vec<RootRow> = segment
-        .named_roots()
-        .into_iter()
-        .map(|r| RootRow {
-            name: r.name,
-            r#type: r.type_name,
-            set: r.is_set,
-            updates: r.updates,
-        })
-        .collect();
-    Ok(rows(
-        global,
-        &["NAME", "TYPE", "SET", "UPDATES"],
-        &found,
-        |r| {
-            let set = if r.set { "yes" } else { "nil" };
-            vec![
-                r.name.clone(),
-                r.r#type.clone(),
-                set.into(),
-                r.updates.to_string(),
-            ]
-        },
-    ))
-}
-
-#[derive(serde::Serialize)]
 struct ShapeRow {
     shape: u32,
     object_bytes: u32,
@@ -187,6 +150,7 @@ struct DeadLine {
     detect_us: Option<u64>,
     repair_us: Option<u64>,
     survivor_gap_us: Option<u64>,
+    survivor_p: Option<u16>,
     ago_ms: u64,
 }
 
@@ -202,7 +166,8 @@ pub fn dead(global: &Global) -> Result<u8, Failure> {
     found.extend(segment.deaths().into_iter().map(|d| from_segment(d, now)));
     found.sort_by_key(|d| std::cmp::Reverse(d.ago_ms));
     let head = [
-        "P", "PID", "CAUSE", "AT", "TASK", "AGAIN", "GREY", "DETECT", "REPAIR", "GAP", "BY", "AGO",
+        "P", "PID", "CAUSE", "AT", "TASK", "AGAIN", "GREY", "DETECT", "REPAIR", "WAITED", "BY",
+        "AGO",
     ];
     let us = |us: Option<u64>| maybe(us.map(|us| show_duration(Duration::from_micros(us))));
     Ok(rows(global, &head, &found, |d| {
@@ -221,11 +186,20 @@ pub fn dead(global: &Global) -> Result<u8, Failure> {
             d.adopted.to_string(),
             us(d.detect_us),
             us(d.repair_us),
-            us(d.survivor_gap_us),
+            waited(d),
             maybe(d.recovered_by),
             show_duration(Duration::from_millis(d.ago_ms)),
         ]
     }))
+}
+
+/// Which of the living waited longest, and how long.
+fn waited(death: &DeadLine) -> String {
+    match (death.survivor_p, death.survivor_gap_us) {
+        (Some(p), Some(us)) => format!("P{p} {}", show_duration(Duration::from_micros(us))),
+        (None, Some(_)) => "nobody".into(),
+        (_, None) => "-".into(),
+    }
 }
 
 fn from_daemon(row: DeadRow) -> DeadLine {
@@ -259,6 +233,7 @@ fn from_segment(death: Death, now_ns: u64) -> DeadLine {
         detect_us: us(death.detect_ns),
         repair_us: us(death.repair_ns),
         survivor_gap_us: us(death.gap_ns),
+        survivor_p: death.waiter,
         ago_ms: now_ns.saturating_sub(death.began_ns) / 1_000_000,
     }
 }

@@ -31,7 +31,7 @@ pub fn up(
         verbose: global.verbose.max(u8::from(!global.quiet)),
         ..global.clone()
     };
-    let daemon = Private::start(&name, &chatty, flags)?;
+    let daemon = Private::start(&name, &chatty, flags, None)?;
     let woken = interrupt.wait(Some(daemon.tie().as_fd()), None);
     daemon.end()?;
     if woken == Woken::Interrupted {

@@ -6,7 +6,7 @@
 use std::{marker::PhantomData, ops::Index, sync::atomic::Ordering::Acquire};
 
 use shm_layout::sync::AtomicU32;
-use shm_layout::{size_class, tables::scan};
+use shm_layout::{Ref, size_class, tables::scan};
 
 use super::{Cx, Field, Gc, RefMap, Target, TypeCell, Types, mix_keys};
 use crate::{
@@ -104,18 +104,67 @@ impl<E: Element> Index<usize> for Array<E> {
     }
 }
 
-/// Numbers of array types in this process: by what the collector sees of their elements.
-fn array_number(stride: usize, map: &RefMap) -> usize {
-    static SEEN: std::sync::Mutex<Vec<(usize, RefMap)>> = std::sync::Mutex::new(Vec::new());
-    let mut seen = SEEN
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    seen.iter()
-        .position(|(s, m)| *s == stride && m == map)
-        .unwrap_or_else(|| {
-            seen.push((stride, *map));
+/// What the collector and the allocator need to know of an array's elements, made by the compiler.
+pub(crate) struct Elements {
+    stride: usize,
+    map: RefMap,
+    scan: u32,
+    /// Number of the array type in this process, if it is one of the two that nearly all arrays are.
+    number: Option<usize>,
+}
+
+impl Elements {
+    const PLAIN: usize = 0;
+    const SLOTS: usize = 1;
+
+    /// Elements of this size, with these references.
+    pub const fn of(stride: usize, map: RefMap) -> Elements {
+        let plain = map.is_none();
+        let slots = stride == size_of::<Ref>() && map.is_one();
+        Elements {
+            stride: if plain { 0 } else { stride },
+            map,
+            scan: if plain { scan::NONE } else { scan::ARRAY },
+            number: if plain {
+                Some(Elements::PLAIN)
+            } else if slots {
+                Some(Elements::SLOTS)
+            } else {
+                None
+            },
+        }
+    }
+
+    fn shape(&self, class: u32) -> Shape {
+        Shape {
+            class,
+            scan: self.scan,
+            stride: self.stride as u32,
+            map: self.map.0,
+        }
+    }
+
+    #[inline]
+    fn number(&self) -> usize {
+        self.number.unwrap_or_else(|| self.look_up())
+    }
+
+    /// Arrays look the same to the collector if their elements do.
+    #[cold]
+    fn look_up(&self) -> usize {
+        static SEEN: std::sync::Mutex<Vec<(usize, RefMap)>> = std::sync::Mutex::new(Vec::new());
+        let mut seen = SEEN
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let at = seen
+            .iter()
+            .position(|(s, m)| *s == self.stride && *m == self.map);
+        let at = at.unwrap_or_else(|| {
+            seen.push((self.stride, self.map));
             seen.len() - 1
-        })
+        });
+        Elements::SLOTS + 1 + at
+    }
 }
 
 /// Number of the cursors for arrays of this number and size class: one for all P's that this process leases, one after the other
@@ -138,7 +187,8 @@ impl<'p> Cx<'p> {
     /// # Errors
     /// [`Error::HeapFull`], [`Error::NoMemory`]; [`Error::Invalid`] for more than 2^32 - 1 elements.
     pub fn array<'cx, E: Element>(&'cx self, len: usize) -> Result<Gc<'cx, Array<E>>> {
-        let at = self.proc().array_of(len, size_of::<E>(), &E::REFS, true)?;
+        let elements = const { &Elements::of(size_of::<E>(), E::REFS) };
+        let at = self.proc().array_of(len, size_of::<E>(), elements, true)?;
         // SAFETY: `array_of` made an array of `len` elements of this size there.
         Ok(unsafe { Gc::from_raw(at) })
     }
@@ -165,91 +215,98 @@ impl<'p> Cx<'p> {
 
 impl Proc {
     /// Memory for an array: count stored, elements zero (or, for data without references, whatever was there).
+    #[inline]
     pub(crate) fn array_of(
         &self,
         len: usize,
-        stride: usize,
-        map: &RefMap,
+        bytes_each: usize,
+        elements: &'static Elements,
         zeroed: bool,
     ) -> Result<*mut u8> {
-        let count = u32::try_from(len).map_err(|_| Error::Invalid {
-            what: format!("an array of {len} elements is too long"),
-        })?;
-        let bytes = 8 + len.checked_mul(stride).ok_or_else(|| Error::Invalid {
-            what: format!("an array of {len} elements is too long"),
-        })?;
-        if bytes as u64 > self.seg.geo.limit_bytes {
-            return Err(self.seg.heap_full(bytes as u64));
-        }
-        let kind = if map.is_none() {
-            scan::NONE
-        } else {
-            scan::ARRAY
-        };
-        let shape = |class: u32| Shape {
-            class,
-            scan: kind,
-            stride: if kind == scan::ARRAY {
-                stride as u32
-            } else {
-                0
-            },
-            map: map.0,
-        };
-        let at = if bytes > size_class::MAX_SMALL_BYTES {
-            let index = shapes::intern(&self.seg, &shape(Shape::LARGE))?;
-            self.alloc_large(bytes, index as usize)?
-        } else {
-            let class = size_class::class_of(bytes);
-            let i = self.array_cursor(
-                array_number(if kind == scan::NONE { 0 } else { stride }, map),
-                class,
-                &shape,
-            )?;
-            let cursor = &self.cursors[i];
-            let size = size_class::class_bytes(class);
-            let at = if cursor.cur.get() != cursor.end.get() {
-                let at = cursor.cur.get();
-                cursor.cur.set(at.wrapping_add(size));
+        let bytes = len
+            .checked_mul(bytes_each)
+            .and_then(|bytes| bytes.checked_add(8));
+        let at = match bytes {
+            // The count matters where elements have no bytes.
+            Some(bytes) if bytes <= size_class::MAX_SMALL_BYTES && len <= u32::MAX as usize => {
+                let class = size_class::class_of(bytes);
+                let i = self.array_cursor(elements, class)?;
+                let cursor = &self.cursors[i];
+                let at = if cursor.cur.get() != cursor.end.get() {
+                    let at = cursor.cur.get();
+                    let size = size_class::class_bytes(class);
+                    cursor.cur.set(at.wrapping_add(size));
+                    at
+                } else {
+                    self.take_slot_slow(i)?
+                };
+                if zeroed {
+                    self.zero(at, bytes);
+                }
                 at
-            } else {
-                self.take_slot_slow(i)?
-            };
-            if zeroed {
-                self.zero(at, bytes);
             }
-            at
+            _ => self.large_array_of(len, bytes, elements)?,
         };
+        #[cfg(feature = "model")]
+        crate::model::plainly_stores(at, 8);
         // SAFETY: the slot has at least the eight bytes of the header; nobody else knows it yet.
-        unsafe { at.cast::<[u32; 2]>().write([count, 0]) };
+        unsafe { at.cast::<[u32; 2]>().write([len as u32, 0]) };
+        #[cfg(feature = "model")]
+        crate::model::plainly_stored(at, 8);
         Ok(at)
     }
 
-    /// The cursor of an array type and size class.
-    fn array_cursor(
+    /// One in pages of its own.
+    #[cold]
+    fn large_array_of(
         &self,
-        number: usize,
-        class: usize,
-        shape: &dyn Fn(u32) -> Shape,
-    ) -> Result<usize> {
+        len: usize,
+        bytes: Option<usize>,
+        elements: &Elements,
+    ) -> Result<*mut u8> {
+        let Some(bytes) = bytes.filter(|_| u32::try_from(len).is_ok()) else {
+            return Err(Error::Invalid {
+                what: format!("an array of {len} elements is too long"),
+            });
+        };
+        if bytes as u64 > self.seg.geo.limit_bytes {
+            return Err(self.seg.heap_full(bytes as u64));
+        }
+        let index = shapes::intern(&self.seg, &elements.shape(Shape::LARGE))?;
+        self.alloc_large(bytes, index as usize)
+    }
+
+    /// The cursor of an array type and size class.
+    #[inline]
+    fn array_cursor(&self, elements: &Elements, class: usize) -> Result<usize> {
+        let number = elements.number();
+        let known = self.array_cursors.borrow();
+        match known.get(number).map(|classes| classes[class]) {
+            Some(i) if i != 0 => Ok(i as usize),
+            _ => {
+                drop(known);
+                self.find_array_cursor(number, elements, class)
+            }
+        }
+    }
+
+    #[cold]
+    fn find_array_cursor(&self, number: usize, elements: &Elements, class: usize) -> Result<usize> {
         let mut known = self.array_cursors.borrow_mut();
         if known.len() <= number {
             known.resize(number + 1, [0; size_class::CLASSES]);
         }
-        if known[number][class] == 0 {
-            let i = cursor_number(number, class);
-            let Some(cursor) = self.cursors.get(i) else {
-                return Err(Error::TableFull {
-                    table: "types of one process",
-                    capacity: self.cursors.len(),
-                });
-            };
-            cursor
-                .shape
-                .set(u32::from(shapes::intern(&self.seg, &shape(class as u32))?) + 1);
-            self.cursors_used.set(self.cursors_used.get().max(i + 1));
-            known[number][class] = i as u16;
-        }
-        Ok(known[number][class] as usize)
+        let i = cursor_number(number, class);
+        let Some(cursor) = self.cursors.get(i) else {
+            return Err(Error::TableFull {
+                table: "types of one process",
+                capacity: self.cursors.len(),
+            });
+        };
+        let shape = shapes::intern(&self.seg, &elements.shape(class as u32))?;
+        cursor.shape.set(u32::from(shape) + 1);
+        self.cursors_used.set(self.cursors_used.get().max(i + 1));
+        known[number][class] = i as u16;
+        Ok(i)
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod root;
 mod shared;
 mod string;
 mod vec;
+mod weak;
 
 pub use array::{Array, Element};
 pub use cx::{Cx, P};
@@ -22,6 +23,8 @@ pub use root::Root;
 pub use shared::{Field, FieldDesc, RefMap, Shared, Target, TypeCell, Types, mix_keys};
 pub use string::GcStr;
 pub use vec::GcVec;
+pub use weak::Weak;
 
+pub(crate) use array::Elements;
 pub(crate) use cx::Inside;
 pub(crate) use shared::{Entry, register};

@@ -188,7 +188,7 @@ impl<T> Slot<T> {
     pub fn load<'cx>(&self, cx: &'cx Cx<'_>) -> Option<Gc<'cx, T>> {
         let here = (&raw const self.raw).cast();
         assert!(
-            cx.proc().seg.contains(here),
+            cx.proc().in_heap(here),
             "a Slot is loaded from only inside the heap"
         );
         // Acquire: pairs with the Release in `store`: the object's contents before the reference to it.
@@ -241,7 +241,7 @@ impl<T> Slot<T> {
     fn prepare(&self, cx: &Cx<'_>, value: Option<Gc<'_, T>>) -> Ref {
         let here = (&raw const self.raw).cast();
         assert!(
-            cx.proc().seg.contains(here),
+            cx.proc().in_heap(here),
             "a Slot is stored to only inside the heap"
         );
         let r = cx.raw(value);

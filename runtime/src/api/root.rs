@@ -53,18 +53,7 @@ impl<T> Root<T> {
         let proc = cx.proc();
         let r = cx.raw(value);
         proc.write_barrier(r);
-        let value = &proc.seg.roots[self.index_in(cx)].value;
-        let new = RootWord(0).with_reference(r).with_p(NOBODY);
-        loop {
-            let seen = RootWord(value.load(Acquire));
-            proc.seg.seen_update(seen.p(), seen.seq());
-            if value
-                .compare_exchange(seen.0, new.0, AcqRel, Relaxed)
-                .is_ok()
-            {
-                return;
-            }
-        }
+        proc.seg.put_root(self.index_in(cx), r);
     }
 }
 
@@ -145,10 +134,28 @@ pub(crate) fn update_root(segment: &Segment, index: usize, r: Ref, p: u16, seq: 
 
 /// Was the update done? By the word, or by what others have seen; the word is read first.
 fn applied(segment: &Segment, word: RootWord, p: u16, seq: u32) -> bool {
-    (word.p() == p && word.seq() == seq) || reached(segment.hdr.seen[p as usize].load(SeqCst), seq)
+    (word.p() == p && word.seq() == seq)
+        || !crate::twin!("seen-unread") && reached(segment.hdr.seen[p as usize].load(SeqCst), seq)
 }
 
 impl Segment {
+    /// Stores `r` in root `index`, at once; what was there. The caller has shaded `r`.
+    pub(crate) fn put_root(&self, index: usize, r: Ref) -> Ref {
+        let value = &self.roots[index].value;
+        let new = RootWord(0).with_reference(r).with_p(NOBODY);
+        loop {
+            let seen = RootWord(value.load(Acquire));
+            self.seen_update(seen.p(), seen.seq());
+            // AcqRel: pairs with the Acquire of readers, and with the other writers.
+            if value
+                .compare_exchange(seen.0, new.0, AcqRel, Relaxed)
+                .is_ok()
+            {
+                return seen.reference();
+            }
+        }
+    }
+
     fn seen_update(&self, p: u16, seq: u32) {
         let Some(seen) = self.hdr.seen.get(p as usize) else {
             return;

@@ -69,6 +69,18 @@ impl RefMap {
         }
         true
     }
+
+    /// Is it [`RefMap::ONE`]?
+    pub(crate) const fn is_one(&self) -> bool {
+        let mut i = 0;
+        while i < MAP_WORDS {
+            if self.0[i] != Self::ONE.0[i] {
+                return false;
+            }
+            i += 1;
+        }
+        true
+    }
 }
 
 /// One field, as derive describes it.
@@ -139,6 +151,9 @@ pub unsafe trait Shared: Sized + 'static {
     /// Identifies the type among programs: two types with one key must have the same fields. A type with a parameter mixes the
     /// parameter's key in, by [`mix_keys`].
     const KEY: u64 = names::hash(Self::NAME.as_bytes());
+    /// Is it a [`Weak`](crate::Weak), whose word only the collector understands?
+    #[doc(hidden)]
+    const WEAK: bool = false;
     /// The type's number in this process.
     fn cell() -> &'static TypeCell;
     /// Declares the types that its slots refer to: who may read one of these may come to read those.

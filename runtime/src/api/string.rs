@@ -1,7 +1,7 @@
 //! Strings: immutable bytes in the heap.
 #![expect(unsafe_code, reason = "copies bytes behind a count")]
 
-use super::{Array, Cx, Gc, RefMap, Target, Types};
+use super::{Array, Cx, Elements, Gc, RefMap, Target, Types};
 use crate::{error::Result, names};
 
 /// Immutable bytes, UTF-8 or not. Exists only behind a [`Gc`].
@@ -62,7 +62,10 @@ impl<'p> Cx<'p> {
     /// [`crate::Error::HeapFull`], [`crate::Error::NoMemory`].
     pub fn str<'cx>(&'cx self, bytes: impl AsRef<[u8]>) -> Result<Gc<'cx, GcStr>> {
         let bytes = bytes.as_ref();
-        let at = self.proc().array_of(bytes.len(), 1, &RefMap::NONE, false)?;
+        let at = {
+            let elements = const { &Elements::of(1, RefMap::NONE) };
+            self.proc().array_of(bytes.len(), 1, elements, false)?
+        };
         // SAFETY: `array_of` made room for `bytes.len()` bytes behind the eight of the count; the object is ours alone; the source
         // is private memory or another object.
         unsafe { std::ptr::copy(bytes.as_ptr(), at.wrapping_add(8), bytes.len()) };

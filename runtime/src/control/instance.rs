@@ -54,12 +54,17 @@ impl Instance {
         // Each round lost means another daemon of this name ended in between; four in a row do not happen by accident.
         let mut rounds = 0;
         while rounds < 4 {
-            dir.create()?;
+            dir.create().inspect_err(|_| remove_empty(&dir))?;
             match lock_named(&dir) {
                 Ok(Some(lock)) => {
                     let mut instance = Instance { dir, _lock: lock };
-                    instance.write_pid()?;
-                    return Ok(instance);
+                    return match instance.write_pid() {
+                        Ok(()) => Ok(instance),
+                        Err(error) => {
+                            forsake(&instance.dir);
+                            Err(error)
+                        }
+                    };
                 }
                 Ok(None) => rounds += 1,
                 Err(ControlError::AlreadyRunning { .. })
@@ -67,10 +72,23 @@ impl Instance {
                 {
                     std::thread::sleep(Duration::from_millis(2));
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    remove_empty(&dir);
+                    return Err(error);
+                }
             }
         }
         Err(already_running(&dir))
+    }
+
+    /// The right to clean up after a dead daemon: its lock, while nobody else has it and something is left. The recorded pid stays the
+    /// dead one's, so that a daemon that starts meanwhile waits for us.
+    pub fn of_the_dead(dir: RuntimeDir) -> Option<Instance> {
+        if !dir.lock_file().exists() || holder_lives(&dir) {
+            return None;
+        }
+        let lock = lock_named(&dir).ok().flatten()?;
+        Some(Instance { dir, _lock: lock })
     }
 
     fn write_pid(&mut self) -> Result<(), ControlError> {
@@ -107,6 +125,21 @@ impl Instance {
             "cannot remove {}",
             self.dir.dir().display()
         )))
+    }
+}
+
+/// What a daemon that cannot begin has made goes with it; what another has left for its heir stays. By the holder of the lock.
+fn forsake(dir: &RuntimeDir) {
+    if !dir.state_file().exists() {
+        // An error would be the second one: the first is told.
+        let _ = dir.remove();
+    }
+}
+
+/// Directories that nothing is in yet.
+fn remove_empty(dir: &RuntimeDir) {
+    for dir in [Some(dir.dir()), dir.dir().parent()].into_iter().flatten() {
+        let _ = fs::remove_dir(dir);
     }
 }
 
@@ -147,10 +180,11 @@ fn lock_named(dir: &RuntimeDir) -> Result<Option<Flock<File>>, ControlError> {
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(already_running(dir)),
         Err((_, e)) => return Err(ControlError::io("cannot lock the lock file")(e.into())),
     };
-    let ours = lock
-        .metadata()
-        .map_err(ControlError::io("cannot look at the lock"))?
-        .ino();
+    let ours = lock.metadata().map_err(|e| {
+        forsake(dir);
+        ControlError::io("cannot look at the lock")(e)
+    })?;
+    let ours = ours.ino();
     let named = fs::symlink_metadata(&path).map(|m| m.ino()).ok();
     Ok((named == Some(ours)).then_some(lock))
 }

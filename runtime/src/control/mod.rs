@@ -25,7 +25,7 @@ pub mod instance;
 pub mod paths;
 pub mod socket;
 
-pub use channel::{Channel, call};
+pub use channel::{Called, Channel, call};
 pub use error::ControlError;
 pub use instance::Instance;
 pub use paths::{Name, RuntimeDir};

@@ -239,7 +239,9 @@ impl Socket {
                 flags,
             ) {
                 Ok(got) => break got,
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(Received::Nothing),
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                // A signal says nothing about the socket: "nothing" would be taken for a deadline that has passed.
+                Err(Errno::INTR) => {}
                 // The other end closed without reading all we sent. The kernel says that once and first, although a
                 // last word may be queued behind it: a refusal, for example.
                 Err(Errno::CONNRESET) if tries < 2 => tries += 1,

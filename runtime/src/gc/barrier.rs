@@ -6,17 +6,18 @@
 //! needs no fence between them.
 //! **If the P dies while shading**, `in progress: shade` names the object: recovery marks it and pushes it.
 
-use std::sync::atomic::Ordering::{Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use shm_layout::{Ref, sync::AtomicU64};
 
-use crate::{failpoint, heap::marks, sched::proc::Proc, twin};
+use crate::{failpoint, heap::marks, planted, sched::proc::Proc, twin};
 
 impl Proc {
     /// Shades `r` if the barrier is on; nil needs none.
     #[inline]
     pub(crate) fn write_barrier(&self, r: Ref) {
-        if self.barrier.get() && r != 0 {
+        let skipped = twin!("no-barrier") || planted!(BarrierMissed);
+        if self.barrier.get() && r != 0 && !skipped {
             let bits = self.seg.marks_of(self.seen.get().cycle());
             // Most are black: made in this cycle.
             if !marks::is_marked(bits, r) {
@@ -32,9 +33,15 @@ impl Proc {
             self.rec.now.0.shade.store(r, Release);
         }
         failpoint!("barrier.recorded");
-        // Rule 4: a round that began before this must not end clean. SeqCst: partner of the look in `gc_mark_done`.
-        self.seg.hdr.gc.dirty.0.store(1, SeqCst);
+        // Rule 4: a round that began before this must not end clean. SeqCst: partner of the look in `gc_mark_done`. Read first: it mostly
+        // says so already, and every P that shades would fight for its line. A "1" that is being cleared meanwhile is no loss: who
+        // clears it begins a round afterwards, which waits for this scope, and the scope's end says so again (`gcw_dispose`).
+        let dirty = &self.seg.hdr.gc.dirty.0;
+        if dirty.load(Relaxed) == 0 {
+            dirty.store(1, SeqCst);
+        }
         if marks::mark(bits, r) {
+            crate::failpoint::ghost!(self.seg, Greyed);
             failpoint!("barrier.marked");
             self.gcw_put(r);
             failpoint!("barrier.pushed");

@@ -15,10 +15,12 @@ pub(crate) fn missed(segment: &Segment, cycle: u32) -> Vec<(Ref, Ref)> {
     let mut missed = Vec::new();
     let mut walk = Walk::new(segment);
     walk.run(&mut |parent, child| {
-        if !marks::is_marked(bits, child) && missed.len() < 8 {
+        let inside = (child as usize) < bits.len() * 64;
+        let marked = inside && marks::is_marked(bits, child);
+        if !marked && missed.len() < 8 {
             missed.push((parent, child));
         }
-        true
+        inside
     });
     missed
 }

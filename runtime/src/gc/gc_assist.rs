@@ -1,13 +1,17 @@
 //! Mark assists: an allocation in a cycle pays for itself in scan work, so that the heap cannot outrun the collector.
 //!
 //! 1. Allocating charges the P's account; below zero it owes scan work in proportion. 2. It takes credit of background workers
-//! first. 3. What is left it does itself, inside its scope, in its own `gcw`. It never waits: what it cannot find it does not owe.
+//! first. 3. What is left it does itself, inside its scope, in its own `gcw`, a bounded piece per allocation: the rest stays owed. It
+//! never waits: what it cannot find it does not owe.
 //! **Rejected:** Go's queue of parked assists: a step cannot be parked in the middle.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{gc_controller::OVER_ASSIST_BYTES, gc_drain::Until};
-use crate::{sched::proc::Proc, time::now_ns};
+use super::{
+    gc_controller::{ASSIST_BYTES, HASTY_ASSIST_BYTES, OVER_ASSIST_BYTES},
+    gc_drain::Until,
+};
+use crate::{sched::proc::Proc, time::now_ns, twin};
 
 impl Proc {
     /// A new cycle: no debt, no advance.
@@ -20,7 +24,7 @@ impl Proc {
     pub(crate) fn gc_assist_alloc(&self, bytes: i64) {
         let left = self.assist_bytes.get() - bytes;
         self.assist_bytes.set(left);
-        if left < 0 && self.seg.phase().blacken() {
+        if left < 0 && (self.seg.phase().blacken() || twin!("assist-unasked")) {
             self.assist();
         }
     }
@@ -31,7 +35,12 @@ impl Proc {
         let ratio = gc.assist_ratio.load(Relaxed).max(1);
         let debt = self.assist_bytes.get().unsigned_abs();
         let work = ((u128::from(debt) * u128::from(ratio)) >> 16) as u64;
-        let work = work.max(OVER_ASSIST_BYTES);
+        let most = if gc.heap_live.0.load(Relaxed) < gc.goal.load(Relaxed) {
+            ASSIST_BYTES
+        } else {
+            HASTY_ASSIST_BYTES
+        };
+        let work = work.clamp(OVER_ASSIST_BYTES, most);
         let stolen = self.steal_credit(work);
         let mut done = stolen;
         if stolen < work {
@@ -51,14 +60,18 @@ impl Proc {
         self.assist_bytes.set(self.assist_bytes.get() + paid as i64);
     }
 
-    fn steal_credit(&self, work: u64) -> u64 {
+    pub(crate) fn steal_credit(&self, work: u64) -> u64 {
         let credit = &self.seg.hdr.gc.bg_scan_credit.0;
         let available = credit.load(Relaxed);
         if available <= 0 {
             return 0;
         }
         // May dip below zero when several steal at once; the next ones find nothing. As in Go.
-        let take = work.min(available as u64);
+        let take = if twin!("credit-unasked") {
+            work
+        } else {
+            work.min(available as u64)
+        };
         credit.fetch_sub(take as i64, Relaxed);
         take
     }

@@ -30,7 +30,10 @@ use shm_layout::{
 };
 
 use super::{gc_drain::Until, gc_mark_done::MarkDone, handshake::acknowledged, markroot};
-use crate::{failpoint, sched::proc::Proc, segment::Segment, time::now_ns, twin};
+use crate::{
+    failpoint, heap::oracle::Oracles, sched::proc::Proc, segment::Segment, throw::throw_unless,
+    time::now_ns, twin,
+};
 
 /// How a worker runs: Go's gcMarkWorkerMode, with "not a worker" as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,9 @@ pub(crate) enum Park {
     Lost,
 }
 
+/// How long a worker that was handed on is left to other P's.
+const OTHERS_FIRST_NS: u64 = 1_000_000;
+
 /// Is some worker being run?
 pub(crate) fn any_worker_running(segment: &Segment) -> bool {
     used_workers(segment)
@@ -64,7 +70,8 @@ pub(crate) fn any_worker_running(segment: &Segment) -> bool {
 /// The worker records ever used.
 pub(crate) fn used_workers(segment: &Segment) -> &'static [WorkerRecord] {
     // SeqCst: raised before a record is first claimed; partner of the double look in `gc_mark_done`.
-    &segment.workers[..segment.hdr.sched.worker_high.load(SeqCst) as usize]
+    let high = segment.hdr.sched.worker_high.load(SeqCst) as usize;
+    &segment.workers[..high.min(MAX_WORKERS)]
 }
 
 /// A hint: is there work that is in nobody's hands?
@@ -92,7 +99,7 @@ impl Proc {
             let owner = ProcWord(self.seg.procs[p].word.0.load(Acquire));
             let slot = SlotWord(self.seg.slots[p].word.load(Acquire));
             if owner.state() == ProcWord::LIVE
-                && slot.state() == SlotWord::EMPTY
+                && (slot.state() == SlotWord::EMPTY || twin!("start-unasked"))
                 && slot.inc() == owner.inc()
             {
                 self.start_worker(p, slot);
@@ -172,15 +179,17 @@ impl Proc {
             .store((self.me.p as u64) << 32 | u64::from(self.inc), Relaxed);
         w.moved_at_ns.store(now_ns(), Relaxed);
         let running = WorkerWord(w.word.load(Relaxed));
-        debug_assert_eq!(
-            (running.state(), running.owner()),
-            (WorkerWord::RUNNING, self.me)
+        throw_unless!(
+            running.state() == WorkerWord::RUNNING && running.owner() == self.me,
+            "gopark: bad status: this P does not run the worker that it parks"
         );
         let parked = running.moved(WorkerWord::PARKED, self.me);
         self.trace(ev::GO_PARK, g as u32, (home >> 32) as u32);
         failpoint!("worker.saved");
         if twin!("attach-before-park") {
             let outcome = self.attach(g, home, parked);
+            #[cfg(test)]
+            std::thread::sleep(std::time::Duration::from_millis(1)); // a window for whoever watches the slot
             w.word.store(parked.0, Release);
             self.rec.now.0.worker.store(0, Release);
             return outcome;
@@ -189,7 +198,9 @@ impl Proc {
         w.word.store(parked.0, Release);
         failpoint!("worker.parked");
         let outcome = self.attach(g, home, parked);
-        self.rec.now.0.worker.store(0, Release);
+        if !twin!("worker-kept-on-record") {
+            self.rec.now.0.worker.store(0, Release);
+        }
         outcome
     }
 
@@ -197,6 +208,11 @@ impl Proc {
     fn attach(&self, g: usize, home: u64, parked: WorkerWord) -> Park {
         let (p, inc) = ((home >> 32) as usize, home as u32);
         let slot = &self.seg.slots[p].word;
+        let inc = if twin!("no-slot-epoch") {
+            SlotWord(slot.load(Acquire)).inc()
+        } else {
+            inc
+        };
         let full = SlotWord::full(g as u16, inc);
         if slot.load(Acquire) == full.0 {
             return Park::Attached;
@@ -224,7 +240,7 @@ impl Proc {
             AcqRel,
             Relaxed,
         );
-        debug_assert!(freed.is_ok());
+        debug_assert!(freed.is_ok() || twin!("attach-before-park"));
         Park::Lost
     }
 
@@ -263,7 +279,7 @@ impl Proc {
     /// lasts, else fractional while this P's share lasts.
     pub(crate) fn find_runnable_gc_worker(&self) -> Option<(usize, Mode)> {
         let phase = self.seg.phase();
-        if !phase.blacken() {
+        if !phase.blacken() && !twin!("run-unasked") {
             return None;
         }
         self.ensure_own_worker();
@@ -297,12 +313,42 @@ impl Proc {
         if !phase.blacken() {
             return None;
         }
-        let stuck = !any_worker_active(&self.seg);
+        let stuck = !any_worker_active(&self.seg) && !twin!("last-out-only");
         let room = self.idle_workers() < self.seg.hdr.gc.idle_max.load(Relaxed);
         if !(stuck || room && gc_mark_work_available(&self.seg, phase)) {
             return None;
         }
         self.claim_slot_worker(Mode::Idle)
+    }
+
+    /// The part of a program that runs no tasks, at the end of a scope: takes the cycle a step further, and runs its mark worker for
+    /// one short slice, whatever the budget says. Three times as long as that took it is left alone, unless the heap has outrun
+    /// the collector: then it waits for it, as a step would.
+    #[cold]
+    pub(crate) fn help_at_edge(&self) {
+        while self.hold_back() {
+            // An edge takes the phase over: who starts a cycle must have seen the last one's end.
+            drop(crate::api::Inside::enter(self));
+        }
+        let started = now_ns();
+        if started < self.help_again_ns.get() {
+            return;
+        }
+        self.gc_step();
+        if let Some(g) = self.find_migrating_worker() {
+            self.go_on_with_mark_done(g);
+        } else if self.seg.phase().blacken() {
+            self.ensure_own_worker();
+            if let Some((g, mode)) = self.claim_slot_worker(Mode::Fractional) {
+                self.gc_bg_mark_worker(g, mode);
+            }
+        }
+        let phase = self.seg.phase();
+        let wanted =
+            phase.kind() != PhaseWord::OFF || super::gc_start::wanted(&self.seg, phase).is_some();
+        self.collector_due.set(wanted);
+        let now = now_ns();
+        self.help_again_ns.set(now + 3 * (now - started));
     }
 
     /// A worker that waits in the middle of `gc_mark_done` for somebody to go on with it.
@@ -318,12 +364,21 @@ impl Proc {
             .enumerate()
             .find_map(|(g, w)| {
                 let word = WorkerWord(w.word.load(Acquire));
-                (word.state() == WorkerWord::RUNNABLE && self.claim_worker(g, word)).then_some(g)
+                let ready = word.state() == WorkerWord::RUNNABLE && !self.is_for_others(w);
+                (ready && self.claim_worker(g, word)).then_some(g)
             })
     }
 
-    fn claim_slot_worker(&self, mode: Mode) -> Option<(usize, Mode)> {
-        let slot = SlotWord(self.seg.slots[self.index()].word.load(Acquire));
+    /// `migrateevery`: what we have let go is left to others for a while; for ever would be too long when we are alone.
+    fn is_for_others(&self, w: &WorkerRecord) -> bool {
+        Oracles::read(&self.seg).migrate()
+            && w.parked_by.load(Relaxed) == (self.me.p as u64) << 32 | u64::from(self.inc)
+            && now_ns().saturating_sub(w.moved_at_ns.load(Relaxed)) < OTHERS_FIRST_NS
+    }
+
+    pub(crate) fn claim_slot_worker(&self, mode: Mode) -> Option<(usize, Mode)> {
+        let of = if twin!("first-slot") { 0 } else { self.index() };
+        let slot = SlotWord(self.seg.slots[of].word.load(Acquire));
         if slot.state() != SlotWord::FULL || slot.inc() != self.inc {
             return None;
         }
@@ -392,18 +447,39 @@ impl Proc {
         } else {
             0
         };
-        self.gcw_dispose();
+        let for_later =
+            twin!("cache-kept-for-later") && gc_mark_work_available(&self.seg, self.seg.phase());
+        if !(twin!("cache-kept") || for_later) {
+            self.gcw_dispose();
+        }
         self.account_worker(mode, now_ns() - started);
         w.scanned.fetch_add((work >> 3) as u32, Relaxed);
         self.give_dedicated();
         self.rec.mark_mode.store(0, Relaxed);
         let phase = self.seg.phase();
         if phase.blacken() && !gc_mark_work_available(&self.seg, phase) {
-            self.detach_worker(g);
+            if !twin!("wait-in-slot") {
+                self.detach_worker(g);
+            }
             w.pc.store(pc::MARK_DONE, Relaxed);
             self.go_on_with_mark_done(g);
+        } else if phase.blacken() && Oracles::read(&self.seg).migrate() {
+            // `migrateevery`: the rest is somebody else's, as after a change of phase.
+            self.detach_worker(g);
+            self.release_worker(g);
+            crate::sched::wake::wake_one(&self.seg);
         } else {
             let _ = self.park_worker(g);
+        }
+    }
+
+    /// Goes on with a claimed worker that was `RUNNABLE`, where its context says.
+    pub(crate) fn go_on_with_worker(&self, g: usize) {
+        if self.seg.workers[g].pc.load(Relaxed) == pc::DRAIN {
+            // Whose budget it ran on has been given back.
+            self.gc_bg_mark_worker(g, Mode::Fractional);
+        } else {
+            self.go_on_with_mark_done(g);
         }
     }
 
@@ -453,3 +529,13 @@ impl Proc {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "invariants.rs"]
+mod invariants;
+#[cfg(test)]
+#[path = "migrate_every.rs"]
+mod migrate_every;
+#[cfg(test)]
+#[path = "throws.rs"]
+mod throws;

@@ -23,6 +23,7 @@ use crate::{
     sched::proc::Proc,
     segment::{HEAP_MINIMUM_BYTES, Segment},
     time::now_ns,
+    twin,
 };
 
 /// Fixed point one.
@@ -30,11 +31,17 @@ const ONE: u64 = 1 << 16;
 /// Share of all P's that background marking takes: Go's gcBackgroundUtilization.
 const UTILIZATION: f64 = 0.25;
 /// Blocks of pages that one allocation sweeps at most.
-const CREDIT_BLOCKS: usize = 16;
+const CREDIT_BLOCKS: usize = 4;
 /// Bytes a P allocates or marks before it adds them to the sums.
 const FLUSH_BYTES: u64 = 16 << 10;
-/// Scan work an assist does at least, in bytes: Go's gcOverAssistWork.
-pub(crate) const OVER_ASSIST_BYTES: u64 = 64 << 10;
+/// Scan work an assist does at least, in bytes; Go's gcOverAssistWork is 64 KiB.
+pub(crate) const OVER_ASSIST_BYTES: u64 = 32 << 10;
+/// Scan work an assist does at most. What is owed beyond is owed by the next allocation: an operation waits for each.
+pub(crate) const ASSIST_BYTES: u64 = 32 << 10;
+/// The same while the heap is past its goal.
+pub(crate) const HASTY_ASSIST_BYTES: u64 = 256 << 10;
+/// Longest run of a fractional worker: tasks wait for it.
+const FRACTIONAL_RUN_NS: u64 = 100_000;
 
 /// P's that may run: live, and below `gomaxprocs`.
 pub(crate) fn active_procs(segment: &Segment) -> usize {
@@ -94,6 +101,8 @@ pub(crate) fn end_cycle(segment: &Segment) {
     // What was returned after a flush may exceed what was flushed since: none, then.
     let marked = (gc.bytes_marked.0.load(Relaxed) as i64).max(0) as u64;
     gc.live_at_mark_end.store(live_end, Relaxed);
+    note_over_goal(gc, live_end);
+    note_barren(gc, segment.phase().cycle(), live_end, marked);
     move_trigger(segment, marked_before, live_end);
     gc.marked_live.store(marked, Relaxed);
     gc.heap_live.0.store(marked, Relaxed);
@@ -103,6 +112,28 @@ pub(crate) fn end_cycle(segment: &Segment) {
         .freed_bytes
         .fetch_add(live_end.saturating_sub(marked), Relaxed);
     set_trigger(segment);
+}
+
+/// Counts collections that did not help those who asked for them. Others say nothing: a heap may be full of live objects and do well.
+fn note_barren(gc: &Gc, cycle: u32, live_end: u64, marked: u64) {
+    if gc.starved_cycle.load(Relaxed) != cycle {
+        return;
+    }
+    let freed = live_end.saturating_sub(marked);
+    let barren = if freed < live_end / 8 {
+        gc.barren.load(Relaxed) + 1
+    } else {
+        0
+    };
+    gc.barren.store(barren, Relaxed);
+}
+
+/// How far beyond its goal a cycle has ended; goals below the minimum heap are noise.
+fn note_over_goal(gc: &Gc, live_end: u64) {
+    let goal = gc.goal.load(Relaxed).max(HEAP_MINIMUM_BYTES);
+    let over = live_end.saturating_sub(goal).saturating_mul(1000) / goal;
+    gc.over_goal_permille
+        .fetch_max(over.min(u64::from(u32::MAX)) as u32, Relaxed);
 }
 
 /// Goal and trigger from what the last cycle found live.
@@ -115,9 +146,17 @@ pub(crate) fn set_trigger(segment: &Segment) {
         percent,
         gc.trigger_ratio.load(Relaxed),
         gc.soft_limit.load(Relaxed),
+        heap_minimum(segment),
     );
     gc.goal.store(goal, Relaxed);
     gc.trigger.0.store(trigger, Relaxed);
+}
+
+/// The least goal at `gc_percent` 100: Go's 4 MB, for each P. A cycle needs an edge of every P, and each may allocate as much between two of its edges; with
+/// one such heap for all of them the collector would never rest.
+fn heap_minimum(segment: &Segment) -> u64 {
+    let wanted = HEAP_MINIMUM_BYTES * active_procs(segment) as u64;
+    wanted.min((segment.geo.limit_bytes / 16).max(HEAP_MINIMUM_BYTES))
 }
 
 /// Goal and trigger for a heap of `live` bytes.
@@ -126,9 +165,10 @@ pub(crate) fn goal_and_trigger(
     gc_percent: i32,
     trigger_ratio: u64,
     soft_limit: u64,
+    minimum: u64,
 ) -> (u64, u64) {
     let by_percent = match u64::try_from(gc_percent) {
-        Ok(percent) => (live + live / 100 * percent).max(HEAP_MINIMUM_BYTES * percent / 100),
+        Ok(percent) => (live + live / 100 * percent).max(minimum * percent / 100),
         Err(_) => u64::MAX,
     };
     // Above the limit the collector works as hard as it may: each cycle still lets the heap grow by a thirty-second, which bounds
@@ -140,8 +180,7 @@ pub(crate) fn goal_and_trigger(
     } else {
         live + (u128::from(live) * u128::from(trigger_ratio) / u128::from(ONE)) as u64
     };
-    let by_ratio =
-        by_ratio.max((HEAP_MINIMUM_BYTES as i64 * i64::from(gc_percent.max(0)) / 100) as u64);
+    let by_ratio = by_ratio.max((minimum as i64 * i64::from(gc_percent.max(0)) / 100) as u64);
     let highest = live + (goal - live) / 20 * 19;
     let lowest = live + (goal - live) / 4;
     (goal, by_ratio.clamp(lowest, highest))
@@ -265,6 +304,7 @@ impl Proc {
         let gc = &self.seg.hdr.gc;
         if gc.heap_live.0.load(Relaxed) + bytes as u64 >= gc.trigger.0.load(Relaxed) {
             self.flush_allocated();
+            self.collector_due.set(true);
             self.gc_step();
         }
         self.deduct_sweep_credit();
@@ -307,10 +347,10 @@ impl Proc {
             .set(self.unflushed_marked.get().wrapping_sub(bytes));
     }
 
-    /// Adds the marked bytes to the cycle's sum.
+    /// Adds the marked bytes to the cycle's sum; when it is over nobody reads that any more, and it may be reset for the next one.
     pub(crate) fn flush_marked(&self) {
         let bytes = self.unflushed_marked.replace(0) as i64;
-        if bytes != 0 {
+        if bytes != 0 && self.seg.running_phase().black() {
             // Wrapping: what was returned after a flush is subtracted.
             self.seg
                 .hdr
@@ -343,7 +383,9 @@ impl Proc {
 
     /// Returns the unit, if we hold one.
     pub(crate) fn give_dedicated(&self) {
-        self.rec.dedicated.store(0, SeqCst);
+        if !twin!("budget-kept") {
+            self.rec.dedicated.store(0, SeqCst);
+        }
     }
 
     /// Is there anything left of this P's fractional share? (Go 1.10: a P's own time over the time since marking began.)
@@ -359,15 +401,16 @@ impl Proc {
             < u128::from(since) * u128::from(goal)
     }
 
-    /// Has the running fractional worker used 1.2 times its share? Then it preempts itself.
+    /// Has the running fractional worker used 1.2 times its share, or run for long? Then it preempts itself.
     pub(crate) fn fractional_share_used(&self, started_ns: u64) -> bool {
         let goal = u128::from(self.seg.hdr.gc.fractional_goal.load(Relaxed)) * 6 / 5;
         let now = now_ns();
         let since = now
             .saturating_sub(self.seg.hdr.gc.at_ns[2].load(Relaxed))
             .max(1);
-        let mine = self.rec.stats.0.fractional_ns.load(Relaxed) + (now - started_ns);
-        u128::from(mine) * u128::from(ONE) > u128::from(since) * goal
+        let run = now - started_ns;
+        let mine = self.rec.stats.0.fractional_ns.load(Relaxed) + run;
+        run > FRACTIONAL_RUN_NS || u128::from(mine) * u128::from(ONE) > u128::from(since) * goal
     }
 
     /// Idle workers running now.
@@ -471,7 +514,8 @@ mod tests {
         for live in [0, 1 << 20, 100 << 20, 3 << 30] {
             for percent in [-1, 10, 100, 400] {
                 for soft in [64 << 20, 4 << 30] {
-                    let (goal, trigger) = goal_and_trigger(live, percent, ONE * 7 / 8, soft);
+                    let (goal, trigger) =
+                        goal_and_trigger(live, percent, ONE * 7 / 8, soft, 8 << 20);
                     assert!(
                         live < trigger && trigger < goal,
                         "live {live} percent {percent} soft {soft}: {trigger} {goal}"

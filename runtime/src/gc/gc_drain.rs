@@ -2,15 +2,18 @@
 //!
 //! 1. Root jobs first. 2. Then objects, through two short queues, so that no memory is waited for: the *scan queue* takes the newest
 //! grey references from the buffers and prefetches the objects; the *mark queue* takes the references found in them and prefetches
-//! their mark words. 3. What leaves the mark queue is marked if it was white, several of one word at once, and pushed.
+//! their mark words. 3. When the mark queue is full, half of it is marked where it was white, several of one word at once, and pushed.
 //!
 //! **Rule 3 (record, then mark, then push, then clear)** is kept by the queues themselves: they are the in-flight record of the P. A
 //! reference stands in the record from before it leaves its buffer, or its parent the scan queue, until after it has been pushed or
 //! scanned; then its place is used again, and all places are cleared when the drain ends. A place that still shows what is done
-//! costs a second scan after a death, nothing else: recovery marks and pushes whatever stands there.
+//! costs a second scan after a death, nothing else: recovery marks and pushes whatever stands there. The same holds for the active
+//! buffer, whose length in the segment is raised with each entry and lowered only before others look at it (`sync`).
 //!
 //! Objects have no header: the page's shape says where the references are. Objects larger than 128 KiB are scanned in oblets, which
 //! are grey references into the object's inside. An object counts as marked bytes when it is scanned.
+//! **In a scope** a drain says "dirty" once it has scanned anything (rule 4): an assist is no worker, so a round may begin while it
+//! has grey objects in its hands, and what it leaves behind does not tell.
 //! **If the drainer dies**: its in-flight references are pushed again; scanning is idempotent, because marking is.
 //! **Rejected:** marking without a locked instruction (two markers of one word would lose a bit).
 #![expect(
@@ -20,7 +23,7 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-use shm_layout::sync::{AtomicU32, AtomicU64};
+use shm_layout::sync::{AtomicU16, AtomicU32, AtomicU64};
 use shm_layout::{
     GRANULE_BYTES, PAGE_BYTES, Ref,
     proc::INFLIGHT,
@@ -28,12 +31,22 @@ use shm_layout::{
     workbuf::{WORKBUF_REFS, Workbuf},
 };
 
-use crate::{failpoint, heap::marks, planted, sched::proc::Proc, twin};
+use crate::{
+    failpoint,
+    gc::weak,
+    heap::{
+        marks,
+        oracle::{self, Oracles},
+    },
+    planted,
+    sched::proc::Proc,
+    twin,
+};
 
 /// Bytes of a large object scanned at once: Go's maxObletBytes.
 pub(crate) const OBLET_BYTES: usize = 128 << 10;
 /// Places of the scan queue: the first of the in-flight record.
-const SCANS: usize = 16;
+const SCANS: usize = 32;
 /// Places of the mark queue: the next ones.
 const MARKS: usize = 32;
 
@@ -73,12 +86,14 @@ impl Proc {
         }
         self.flush_scan_work(done, background);
         let mut drain = Drain::new(self, bits);
+        drain.assists = !background;
         let mut flushed = 0u64;
         while drain.step() {
             if drain.scanned - flushed >= CHECK_BYTES {
                 self.count_marked(drain.scanned - flushed);
                 self.flush_scan_work(drain.scanned - flushed, background);
                 flushed = drain.scanned;
+                drain.sync();
                 self.gcw_balance();
                 drain.reload();
                 if self.should_stop(until, done + flushed, started_ns) {
@@ -95,6 +110,9 @@ impl Proc {
 
     fn should_stop(&self, until: Until, done: u64, started_ns: u64) -> bool {
         if !self.seg.phase().blacken() {
+            return true;
+        }
+        if !matches!(until, Until::Bytes(_)) && Oracles::read(&self.seg).migrate() {
             return true;
         }
         match until {
@@ -122,6 +140,7 @@ impl Proc {
         }
         failpoint!("drain.recorded");
         if marks::mark(bits, r) {
+            crate::failpoint::ghost!(self.seg, Greyed);
             failpoint!("drain.marked");
             if twin!("clear-early") {
                 self.rec.now.0.shade.store(0, Release);
@@ -163,8 +182,12 @@ impl Proc {
     /// Fills memory with zeroes.
     pub(crate) fn zero(&self, at: *mut u8, bytes: usize) {
         debug_assert!(self.seg.contains(at));
+        #[cfg(feature = "model")]
+        crate::model::plainly_stores(at, bytes);
         // SAFETY: the range is a slot or span that this P has just taken, inside the mapping, unknown to everybody else.
-        unsafe { std::ptr::write_bytes(at, 0, bytes) }
+        unsafe { std::ptr::write_bytes(at, 0, bytes) };
+        #[cfg(feature = "model")]
+        crate::model::plainly_stored(at, bytes);
     }
 }
 
@@ -172,17 +195,45 @@ impl Proc {
 struct Drain<'p> {
     proc: &'p Proc,
     bits: &'static [AtomicU64],
+    /// Tables of the segment that every object needs, without the way there.
+    page_shapes: &'static [AtomicU16],
+    shapes: &'static [ShapeRecord],
     record: &'p [AtomicU32; INFLIGHT],
+    dirty: &'p AtomicU32,
+    /// The heap's base.
+    heap: *mut u8,
+    /// The shape met last, where one word of map says it all: most objects are of the shape before. Shapes never change.
+    last: Small,
     /// Entries that have left and entered the scan queue, and the mark queue. The counts run on; places are their remainders.
     scan_head: usize,
     mark_head: usize,
     scan_tail: usize,
     mark_tail: usize,
-    /// The active buffer and its length, as the segment has them.
+    /// The active buffer and its length. The segment's length may be larger than this while the drain goes on: what stands there was
+    /// taken out, and is scanned again after a death.
     buf: Option<&'static Workbuf>,
     len: usize,
     /// Bytes scanned.
     scanned: u64,
+    /// In a scope, not by a worker: the end of marking does not see it at work.
+    assists: bool,
+}
+
+/// What scanning needs to know of a shape of at most 256 bytes with a map.
+#[derive(Clone, Copy)]
+struct Small {
+    shape: u32,
+    bytes: u32,
+    map: u64,
+}
+
+impl Small {
+    /// No shape has this number.
+    const NONE: Small = Small {
+        shape: u32::MAX,
+        bytes: 0,
+        map: 0,
+    };
 }
 
 impl<'p> Drain<'p> {
@@ -190,7 +241,12 @@ impl<'p> Drain<'p> {
         let mut drain = Drain {
             proc,
             bits,
+            page_shapes: proc.seg.page_shapes,
+            shapes: proc.seg.shapes,
             record: &proc.rec.now.0.inflight,
+            dirty: &proc.seg.hdr.gc.dirty.0,
+            heap: proc.seg.heap.as_ptr(),
+            last: Small::NONE,
             scan_head: 0,
             mark_head: 0,
             scan_tail: 0,
@@ -198,6 +254,7 @@ impl<'p> Drain<'p> {
             buf: None,
             len: 0,
             scanned: 0,
+            assists: false,
         };
         drain.reload();
         drain
@@ -209,8 +266,16 @@ impl<'p> Drain<'p> {
         self.len = self.buf.map_or(0, |b| b.len.load(Relaxed) as usize);
     }
 
+    /// Tells the segment the length, for those who are about to move the buffers.
+    fn sync(&self) {
+        if let Some(buf) = self.buf {
+            // Release: the entries before the length that covers them, for recovery.
+            buf.len.store(self.len as u32, Release);
+        }
+    }
+
     /// Scans one object. False when there is nothing left anywhere.
-    #[inline]
+    #[inline(always)]
     fn step(&mut self) -> bool {
         loop {
             self.fill();
@@ -224,24 +289,19 @@ impl<'p> Drain<'p> {
                 return true;
             }
             if self.mark_head != self.mark_tail {
-                self.mark_all();
-            } else if self.proc.gcw_fetch() {
-                self.reload();
-            } else {
+                self.mark_down_to(0);
+            } else if !self.fetch() {
                 return false;
             }
         }
     }
 
     /// Moves references from the buffers into the scan queue: recorded, then dropped from the buffer.
-    #[inline]
+    #[inline(always)]
     fn fill(&mut self) {
         while self.scan_tail - self.scan_head < SCANS {
-            if self.len == 0 {
-                if !self.proc.gcw_swap_for_work() {
-                    return;
-                }
-                self.reload();
+            if self.len == 0 && !self.swap() {
+                return;
             }
             let Some(buf) = self.buf else { return };
             let r = buf.refs[self.len - 1].load(Relaxed);
@@ -251,9 +311,26 @@ impl<'p> Drain<'p> {
             self.record[self.scan_tail % SCANS].store(r, Release);
             self.scan_tail += 1;
             self.len -= 1;
-            buf.len.store(self.len as u32, Release);
-            prefetch(self.proc.seg.object(r));
+            prefetch(self.object(r));
         }
+    }
+
+    /// The active buffer is empty: goes on with the spare one, if it has work.
+    #[cold]
+    fn swap(&mut self) -> bool {
+        self.sync();
+        let swapped = self.proc.gcw_swap_for_work();
+        self.reload();
+        swapped
+    }
+
+    /// Nothing left here: goes on with a buffer of the pool, if there is one.
+    #[cold]
+    fn fetch(&mut self) -> bool {
+        self.sync();
+        let fetched = self.proc.gcw_fetch();
+        self.reload();
+        fetched
     }
 
     /// Adds a grey reference, which stands in the record.
@@ -272,15 +349,16 @@ impl<'p> Drain<'p> {
 
     #[cold]
     fn push_slow(&mut self, r: Ref) {
+        self.sync();
         self.proc.gcw_put(r);
         self.reload();
     }
 
     /// Enters a reference found in an object, which stands in the record itself, into the mark queue.
-    #[inline]
+    #[inline(always)]
     fn found(&mut self, r: Ref) {
         if self.mark_tail - self.mark_head == MARKS {
-            self.mark_oldest();
+            self.mark_down_to(MARKS / 2);
         }
         prefetch(
             self.bits
@@ -310,17 +388,29 @@ impl<'p> Drain<'p> {
             mask |= 1 << (next % 64);
             end += 1;
         }
-        let bits = &self.bits[word as usize];
+        let Some(bits) = self.bits.get(word as usize) else {
+            oracle::bad_reference(first)
+        };
         let mut white = mask & !bits.load(Relaxed);
         if white != 0 {
-            let dirty = &self.proc.seg.hdr.gc.dirty.0;
-            if dirty.load(Relaxed) == 0 {
-                dirty.store(1, SeqCst);
+            if self.dirty.load(Relaxed) == 0 {
+                self.dirty.store(1, SeqCst);
             }
             // AcqRel: as in `marks::mark`. Of several markers one gets each bit.
             white &= !bits.fetch_or(white, AcqRel);
+            if white != 0 {
+                crate::failpoint::ghost!(self.proc.seg, Greyed);
+            }
             failpoint!("drain.marked");
+            if white == 1u64 << (first % 64) {
+                // The common case: one object of that word.
+                white = 0;
+                self.push(first);
+            }
             for k in self.mark_head..end {
+                if white == 0 {
+                    break;
+                }
                 let r = self.record[SCANS + k % MARKS].load(Relaxed);
                 let bit = 1u64 << (r % 64);
                 if white & bit != 0 {
@@ -333,19 +423,29 @@ impl<'p> Drain<'p> {
         self.mark_head = end;
     }
 
-    fn mark_all(&mut self) {
-        while self.mark_head != self.mark_tail {
+    /// Marks the oldest of the mark queue until `keep` are left: many at once. A locked instruction waits for all loads and stores
+    /// before it, so between two of them nothing of the next objects can be looked at ahead; together they are paid once, and
+    /// scanning goes on undisturbed.
+    #[inline(never)]
+    fn mark_down_to(&mut self, keep: usize) {
+        while self.mark_tail - self.mark_head > keep {
             self.mark_oldest();
         }
     }
 
     /// Empties the queues into the buffers, then clears the record. Returns the bytes scanned.
     fn finish(mut self) -> u64 {
-        self.mark_all();
+        self.mark_down_to(0);
         while self.scan_tail != self.scan_head {
             self.scan_tail -= 1;
             let r = self.record[self.scan_tail % SCANS].load(Relaxed);
             self.push(r);
+        }
+        self.sync();
+        if self.assists && self.scan_head != 0 && !twin!("assist-unsaid") {
+            // SeqCst, and before the record is cleared: a round may have begun while these were grey. It waits for this scope, or for
+            // its recovery, and looks at "dirty" after that.
+            self.proc.seg.hdr.gc.dirty.0.store(1, SeqCst);
         }
         for place in &self.record[..SCANS + MARKS] {
             place.store(0, Release);
@@ -353,25 +453,60 @@ impl<'p> Drain<'p> {
         self.scanned
     }
 
-    /// Scans the object or oblet `r`.
-    #[inline]
+    /// Scans the object or oblet `r`: at once, when it is small and of the shape before.
+    #[inline(always)]
     fn scan(&mut self, r: Ref) {
         failpoint!("drain.scanning");
-        let seg = &self.proc.seg;
-        let page = seg.page_of(r);
-        let shape = &seg.shapes[seg.page_shapes[page].load(Relaxed) as usize];
+        let page = self.proc.seg.page_of(r);
+        let shape = u32::from(self.page_shapes[page].load(Relaxed));
+        if shape == self.last.shape {
+            self.scanned += u64::from(self.last.bytes);
+            self.scan_word(self.object(r), self.last.map);
+        } else {
+            self.scan_other(r, page, shape);
+        }
+    }
+
+    /// As `Segment::object`, without the way to the base.
+    #[inline(always)]
+    fn object(&self, r: Ref) -> *mut u8 {
+        debug_assert!(
+            self.proc.seg.object(r) == self.heap.wrapping_add(r as usize * GRANULE_BYTES)
+        );
+        self.heap.wrapping_add(r as usize * GRANULE_BYTES)
+    }
+
+    /// Scans an object of another shape than the one before.
+    #[inline(never)]
+    fn scan_other(&mut self, r: Ref, page: usize, number: u32) {
+        let shape = &self.shapes[number as usize];
         let bytes = shape.bytes.load(Relaxed);
-        let at = seg.object(r);
+        // One word of map covers most small objects. (Large ones have no bytes in their shape.)
+        if (1..=256).contains(&bytes) && shape.scan.load(Relaxed) == scan::MAP {
+            self.last = Small {
+                shape: number,
+                bytes,
+                map: shape.map[0].load(Relaxed),
+            };
+            self.scanned += u64::from(bytes);
+            self.scan_word(self.object(r), self.last.map);
+            return;
+        }
+        self.scan_large_or_array(r, page, shape, bytes);
+    }
+
+    /// Scans what is not said by one word of map.
+    fn scan_large_or_array(&mut self, r: Ref, page: usize, shape: &ShapeRecord, bytes: u32) {
         if bytes == 0 {
             self.scanned += self.scan_large(r, page, shape);
             return;
         }
         self.scanned += u64::from(bytes);
+        let at = self.proc.seg.object(r);
         match shape.scan.load(Relaxed) {
             scan::NONE => {}
-            // One word of map covers most small objects.
-            scan::MAP if bytes <= 256 => self.scan_word(at, shape.map[0].load(Relaxed)),
             scan::MAP => self.scan_map(at, shape, bytes as usize),
+            scan::WEAK => weak::look_again(&self.proc.seg, r),
             _ => self.scan_elements(at, shape),
         }
     }
@@ -385,7 +520,7 @@ impl<'p> Drain<'p> {
 
     /// Visits the references that `map` (one bit per four bytes) shows from `at`, last first: with a stack of grey references the
     /// first child is scanned next, and memory order ascends.
-    #[inline]
+    #[inline(always)]
     fn scan_word(&mut self, at: *mut u8, mut map: u64) {
         while map != 0 {
             let i = 63 - map.leading_zeros() as usize;
@@ -423,7 +558,7 @@ impl<'p> Drain<'p> {
         let offset = (r - base) as usize * GRANULE_BYTES;
         let span_bytes = seg.spans[head].pages.load(Relaxed) as usize * PAGE_BYTES;
         match shape.scan.load(Relaxed) {
-            scan::NONE => return span_bytes as u64,
+            scan::NONE | scan::WEAK => return span_bytes as u64,
             scan::MAP => {
                 self.scan_map(object, shape, span_bytes);
                 return span_bytes as u64;

@@ -7,10 +7,12 @@
 //! `ROUND -> MARK`, and the worker goes back to its slot.
 //!
 //! Why this is enough (rule 4): a clean round is a handshake that began with no grey object and during which none was made; so
-//! every scope that could still hold a white reference has ended.
+//! every scope that could still hold a white reference has ended. The look of step 2 does not see what is grey in scopes (shaded, or
+//! being scanned by an assist); whoever has it there says "dirty" before the scope ends, which is what the handshake waits for.
 //! **If the process dies** at any step, the phase word says what is true; another worker, or an idle P that finds no worker
 //! active, goes on. Two workers here at once are harmless: the phase word decides.
 
+use crate::throw::throw_unless_debug;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
 use shm_layout::{
@@ -23,7 +25,7 @@ use super::{
     checkmark, gc_bg_mark_worker::used_workers, gc_controller, gctrace, handshake::acknowledged,
     markroot, verify,
 };
-use crate::{failpoint, sched::proc::Proc, time::now_ns, twin};
+use crate::{failpoint, futex, heap::oracle::Oracles, sched::proc::Proc, time::now_ns, twin};
 
 /// What a look at the end of marking found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +73,16 @@ impl Proc {
         {
             return self.no_round();
         }
+        crate::failpoint::ghost!(self.seg, RoundBegun);
         failpoint!("mark_done.round");
         gc.rounds.fetch_add(1, Relaxed);
         self.seg.workers[g]
             .round_epoch
             .store(round.epoch(), Relaxed);
         self.trace(ev::GC_PHASE, PhaseWord::ROUND.into(), round.cycle());
+        if Oracles::read(&self.seg).migrate() {
+            return MarkDone::Wait; // somebody else judges it
+        }
         self.judge_round(g, round)
     }
 
@@ -120,7 +126,7 @@ impl Proc {
     }
 
     /// `ROUND -> OFF`: from here on spans are swept. The bookkeeping before it is idempotent.
-    fn mark_termination(&self, round: PhaseWord) -> MarkDone {
+    pub(super) fn mark_termination(&self, round: PhaseWord) -> MarkDone {
         let gc = &self.seg.hdr.gc;
         gc.at_ns[4].store(now_ns(), Relaxed);
         gc.pages_swept.store(0, Relaxed);
@@ -130,6 +136,7 @@ impl Proc {
         if gctrace::debug().checkmark {
             self.checkmark(round);
         }
+        self.check_nothing_is_left(round);
         failpoint!("mark_done.settled");
         let off = round.next(PhaseWord::OFF);
         if gc
@@ -140,6 +147,7 @@ impl Proc {
         {
             return MarkDone::NotYet;
         }
+        crate::failpoint::ghost!(self.seg, MarkingOver);
         failpoint!("mark_done.off");
         gc_controller::end_cycle(&self.seg);
         let stats = &self.seg.hdr.stats;
@@ -153,8 +161,28 @@ impl Proc {
         );
         self.trace(ev::GC_DONE, off.cycle(), 0);
         gctrace::cycle(&self.seg, off.cycle());
+        // Who has stepped aside waits for the word itself.
+        futex::wake(futex::low_half(&gc.phase.0), u32::MAX >> 1);
         crate::sched::wake::wake_all(&self.seg);
         MarkDone::Over
+    }
+
+    /// Where checks may cost something: what the round has judged holds until it is over. Somebody else may have ended it, and begun another cycle.
+    fn check_nothing_is_left(&self, round: PhaseWord) {
+        if !crate::throw::LOOKS_AROUND {
+            return;
+        }
+        let all_done = markroot::all_done(&self.seg, round.cycle());
+        let published = self.seg.buf_full.any_below(self.seg.workbufs_used());
+        let still = self.seg.phase() == round;
+        throw_unless_debug!(
+            all_done || !still,
+            "left over markroot jobs at the end of marking"
+        );
+        throw_unless_debug!(
+            !published || !still,
+            "work.full != 0 at the end of marking: a work buffer is published"
+        );
     }
 
     /// Ends this process with a report when the cycle has missed a reachable object: going on would free it.
@@ -195,7 +223,7 @@ impl Proc {
             .seg
             .buf_full
             .none_below(self.seg.hdr.sched.workbuf_high.load(SeqCst) as usize);
-        if others_run || !none_published {
+        if others_run && !twin!("others-unasked") || !none_published {
             return false;
         }
         if !markroot::all_done(&self.seg, phase.cycle()) {
@@ -203,6 +231,9 @@ impl Proc {
             return false;
         }
         failpoint!("mark_done.looked");
+        if twin!("single-collect") {
+            return true;
+        }
         workers
             .iter()
             .zip(before)

@@ -85,11 +85,23 @@ impl Proc {
         }
     }
 
+    /// `gcstress`: an allocation asks for a cycle, and takes the one there is a step further.
+    #[cold]
+    pub(crate) fn stress_collector(&self) {
+        if self.seg.phase().kind() == PhaseWord::OFF {
+            request(&self.seg);
+        }
+        self.gc_step();
+    }
+
     fn gc_start(&self, phase: PhaseWord, trigger: Trigger) {
         // In a scope: a P that is late in here has not acknowledged the barrier, so what it resets below is not in use yet; and
         // whoever stops the world stops sweeping too.
         let outside = !self.inside.get() && !twin!("start-outside");
         let _inside = outside.then(|| Inside::enter(self));
+        if self.verification_due(phase) {
+            return;
+        }
         if self.seen.get() != phase || !acknowledged(&self.seg, phase) || !self.sweep_all() {
             return;
         }
@@ -149,10 +161,19 @@ impl Proc {
         debug_assert!(cycle != 0);
     }
 
-    fn turn_black(&self, phase: PhaseWord) {
+    /// Outside a scope this P may stand in here while others end the cycle and begin the next: the word compared names both.
+    pub(crate) fn turn_black(&self, phase: PhaseWord) {
         self.seg.hdr.gc.at_ns[1].store(now_ns(), Relaxed);
         failpoint!("gc.barrier_everywhere");
+        let phase = if twin!("no-cycle-tag") && self.seg.phase().kind() == phase.kind() {
+            self.seg.phase()
+        } else {
+            phase
+        };
         let next = phase.next(PhaseWord::BLACK);
+        if twin!("phase-by-store") {
+            self.seg.hdr.gc.phase.0.store(next.0, SeqCst);
+        }
         if self
             .seg
             .hdr

@@ -4,48 +4,10 @@
 //! world: d and h are 0, for no processor works at a stop, and there is no stopping to tell from a total; the longest delay that the
 //! collector has put on a running P so far stands at the end. a is the handshakes that start a cycle ("stopping" nobody), c the last round. Then `(forced)`, and after a bar what only we have.
 
-use std::{
-    io::Write,
-    sync::{OnceLock, atomic::Ordering::Relaxed},
-};
+use std::{io::Write, sync::atomic::Ordering::Relaxed};
 
+pub(crate) use crate::debug::debug;
 use crate::segment::Segment;
-
-/// Settings of `COHEAPDEBUG`, read once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Debug {
-    /// Print a line per cycle.
-    pub gctrace: bool,
-    /// Print scheduler lines every so many milliseconds; 0 never.
-    pub schedtrace_ms: u64,
-    /// With details per P, worker and task.
-    pub scheddetail: bool,
-    /// Check each cycle by a second marking.
-    pub checkmark: bool,
-}
-
-/// Parses `gctrace=1,schedtrace=1000`; unknown names are ignored, as in Go.
-pub(crate) fn parse(text: &str) -> Debug {
-    let mut debug = Debug::default();
-    for item in text.split(',') {
-        let (name, value) = item.split_once('=').unwrap_or((item, "1"));
-        let value: u64 = value.trim().parse().unwrap_or(0);
-        match name.trim() {
-            "gctrace" => debug.gctrace = value != 0,
-            "schedtrace" => debug.schedtrace_ms = value,
-            "scheddetail" => debug.scheddetail = value != 0,
-            "gccheckmark" => debug.checkmark = value != 0,
-            _ => {}
-        }
-    }
-    debug
-}
-
-/// The process's settings.
-pub(crate) fn debug() -> Debug {
-    static DEBUG: OnceLock<Debug> = OnceLock::new();
-    *DEBUG.get_or_init(|| parse(&std::env::var("COHEAPDEBUG").unwrap_or_default()))
-}
 
 /// Prints the line of the cycle that has just ended, if asked to: one write, so that lines of several processes do not mix.
 pub(crate) fn cycle(segment: &Segment, cycle: u32) {
@@ -107,23 +69,4 @@ fn line(segment: &Segment, cycle: u32) -> String {
         stats.migrations.load(Relaxed),
         stats.pause_max_ns.load(Relaxed) as f64 / 1e6,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_settings_as_go_does() {
-        let d = parse("gctrace=1,schedtrace=500,unknown=3");
-        assert_eq!(
-            d,
-            Debug {
-                gctrace: true,
-                schedtrace_ms: 500,
-                ..Debug::default()
-            }
-        );
-        assert_eq!(parse(""), Debug::default());
-    }
 }

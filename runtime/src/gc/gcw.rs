@@ -4,7 +4,8 @@
 //! every object. A buffer's word owns it; `in progress: gcw` names the two for recovery. Publishing is one compare-exchange of
 //! the buffer's word, after which its bit in the finder is set.
 //!
-//! **Invariants.** G1: a reference in a buffer below `len` is grey: marked, not yet scanned. G2: outside a scope and outside a
+//! **Invariants.** G1: a reference in a buffer below `len` is marked, and not yet scanned; in the active buffer of a P that is draining
+//! it may have been scanned (`gc_drain` lowers `len` late). G2: outside a scope and outside a
 //! mark worker a P's buffers are empty, so nobody needs to look into an outside P. G3: while the phase is "off" no buffer is
 //! published.
 //! **If the owner dies** its buffers are published or freed by recovery, after which its in-flight references are pushed again.

@@ -19,7 +19,7 @@ use crate::{failpoint, planted, sched::proc::Proc, segment::Segment};
 pub(crate) fn jobs(segment: &Segment) -> u32 {
     // Scenarios keep everything in named roots: one job.
     #[cfg(feature = "model")]
-    if crate::model::active() {
+    if crate::model::named_roots_only() {
         return 1;
     }
     let tasks = segment.hdr.sched.task_high.load(Acquire) as usize;

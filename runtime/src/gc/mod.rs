@@ -21,10 +21,12 @@ pub(crate) mod gc_drain;
 pub(crate) mod gc_mark_done;
 pub(crate) mod gc_start;
 pub(crate) mod gctrace;
+pub(crate) mod gcverify;
 pub(crate) mod gcw;
 pub(crate) mod handshake;
 pub(crate) mod markroot;
 pub(crate) mod stop_the_world;
 pub mod verify;
+pub(crate) mod weak;
 
 pub use gc_start::request;

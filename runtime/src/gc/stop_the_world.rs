@@ -6,6 +6,7 @@
 //! process that is stopped by a signal *inside a scope* delays step 3, and nothing else, because P's that are outside while
 //! step 3 waits are held up: so step 3 has a deadline, after which the world is started and the caller gets an error.
 
+use crate::throw::throw_unless;
 use std::{
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
     time::{Duration, Instant},
@@ -33,7 +34,10 @@ impl Proc {
     /// # Errors
     /// [`Error::Busy`] when somebody else holds it or a P does not leave its scope in time: nothing has changed then.
     pub(crate) fn stop_the_world(&self) -> Result<Stopped<'_>> {
-        debug_assert!(!self.inside.get());
+        throw_unless!(
+            !self.inside.get(),
+            "stopTheWorld: holding locks: this P is in a scope"
+        );
         let gc = &self.seg.hdr.gc;
         let me = u64::from(self.me.p + 1) << 32 | u64::from(self.me.inc);
         if let Err(other) = gc.stop.0.compare_exchange(0, me, AcqRel, Acquire) {

@@ -22,7 +22,8 @@ use crate::{
     Error,
     api::P,
     error::Result,
-    heap::{marks, sweep},
+    gc::weak,
+    heap::{marks, oracle, sweep},
     segment::Segment,
 };
 
@@ -37,8 +38,15 @@ pub struct Report {
     pub spans: u64,
     /// Pages in spans.
     pub span_pages: u64,
+    /// Bytes of slots that are taken and were not reached: garbage that no cycle has found yet, and what P's hold for their next
+    /// allocations. Deep only, as what follows.
+    pub floating_bytes: u64,
+    /// Bytes free in spans, what is left at their ends included.
+    pub free_slot_bytes: u64,
     /// Free pages.
     pub free_pages: u64,
+    /// Pages of the heap: those of spans, the free ones, and the one that no reference names.
+    pub pages: u64,
     /// What must not be, in words.
     pub findings: Vec<String>,
 }
@@ -52,11 +60,12 @@ pub struct Report {
 /// ```
 ///
 /// # Errors
-/// [`Error::Busy`] when the world cannot be stopped.
+/// [`Error::Busy`] when the world cannot be stopped; [`Error::Violation`] when a table holds what no heap can have.
 pub fn verify(p: &mut P, deep: bool) -> Result<Report> {
     let proc = p.proc();
     drop(crate::api::Inside::enter(proc));
     let _stopped = proc.stop_the_world()?;
+    proc.seg.check()?; // what follows believes the tables
     Ok(report(&proc.seg, deep))
 }
 
@@ -69,7 +78,8 @@ pub(crate) fn findings(
     Ok(report(&proc.seg, true).findings)
 }
 
-fn report(segment: &Segment, deep: bool) -> Report {
+/// Walks and accounts while the world is stopped.
+pub(crate) fn report(segment: &Segment, deep: bool) -> Report {
     let mut report = Report::default();
     let mut walk = Walk::new(segment);
     let mut findings = Vec::new();
@@ -78,6 +88,11 @@ fn report(segment: &Segment, deep: bool) -> Report {
         Ok(size) => {
             objects += 1;
             bytes += size as u64;
+            if let Some(Err(why)) = weak::target(segment, child).map(|t| check_object(segment, t)) {
+                findings.push(format!(
+                    "weak reference {child:#x} calls its object alive: {why}"
+                ));
+            }
             true
         }
         Err(why) => {
@@ -90,6 +105,7 @@ fn report(segment: &Segment, deep: bool) -> Report {
     report.findings = findings;
     if deep {
         check_pages(segment, &mut report);
+        balance(&mut report);
         check_tasks(segment, &mut report);
         check_procs(segment, &mut report);
     }
@@ -148,12 +164,36 @@ fn check_object(segment: &Segment, r: Ref) -> std::result::Result<usize, String>
     match (taken, dead) {
         (false, _) => Err(format!("slot {index} is free")),
         (true, true) => Err("unmarked in the cycle that has just ended".into()),
+        (true, false) if oracle::is_freed(segment, r, bytes) => {
+            Err("it has been freed: its memory is filled with the pattern".into())
+        }
         (true, false) => Ok(bytes),
+    }
+}
+
+/// Every byte is something: reachable, taken and not reached, free in a span, in a free page, or named in a finding.
+fn balance(report: &mut Report) {
+    let taken = report.span_pages * PAGE_BYTES as u64 - report.free_slot_bytes;
+    match taken.checked_sub(report.bytes) {
+        Some(floating) => report.floating_bytes = floating,
+        None => report.findings.push(format!(
+            "{} bytes are reachable and only {taken} taken",
+            report.bytes
+        )),
+    }
+    // Pages in other states have a finding each.
+    let known = 1 + report.span_pages + report.free_pages;
+    if report.findings.is_empty() && known != report.pages {
+        report.findings.push(format!(
+            "{} pages in all, but {known} in spans, free or reserved",
+            report.pages
+        ));
     }
 }
 
 fn check_pages(segment: &Segment, report: &mut Report) {
     let committed = segment.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES;
+    report.pages = committed as u64;
     let mut page = 1;
     while page < committed {
         let word = SpanWord(segment.spans[page].word.load(Acquire));
@@ -179,6 +219,8 @@ fn check_pages(segment: &Segment, report: &mut Report) {
                 let pages = segment.spans[page].pages.load(Relaxed) as usize;
                 report.spans += 1;
                 report.span_pages += pages as u64;
+                report.free_slot_bytes +=
+                    (pages * PAGE_BYTES) as u64 - taken_bytes(segment, page, pages);
                 check_span(segment, page, pages, report);
                 page += pages.max(1);
             }
@@ -190,6 +232,24 @@ fn check_pages(segment: &Segment, report: &mut Report) {
             }
         }
     }
+}
+
+/// Bytes of the taken slots of a span.
+fn taken_bytes(segment: &Segment, page: usize, pages: usize) -> u64 {
+    let span = &segment.spans[page];
+    let bytes = segment.shapes[span.shape.load(Relaxed) as usize]
+        .bytes
+        .load(Relaxed) as usize;
+    if bytes == 0 {
+        return (pages * PAGE_BYTES) as u64;
+    }
+    let bits = segment.marks_of(u32::from(SpanWord(span.word.load(Acquire)).sweepgen()));
+    let first = page * PAGE_GRANULES;
+    let below = (span.free_index.load(Relaxed) as usize).min(pages * PAGE_BYTES / bytes);
+    let beyond = (below..pages * PAGE_BYTES / bytes)
+        .filter(|slot| marks::is_marked(bits, (first + slot * (bytes / GRANULE_BYTES)) as Ref))
+        .count();
+    ((below + beyond) * bytes) as u64
 }
 
 fn chunk_is_ready(segment: &Segment, page: usize) -> bool {
@@ -214,6 +274,14 @@ fn check_span(segment: &Segment, page: usize, pages: usize, report: &mut Report)
                 word.p()
             ));
         }
+    }
+    if word.sweepgen() == sweep::sweepgen_of(segment.running_phase())
+        && let Some(r) =
+            oracle::first_written(segment, page, segment.marks_of(u32::from(word.sweepgen())))
+    {
+        report
+            .findings
+            .push(format!("free memory at {r:#x} was written to"));
     }
     for body in page + 1..page + pages {
         if SpanWord(segment.spans[body].word.load(Acquire)).state() != SpanWord::BODY {
@@ -277,6 +345,9 @@ fn check_procs(segment: &Segment, report: &mut Report) {
 /// A reference in words, for reports.
 pub(crate) fn describe(segment: &Segment, r: Ref) -> String {
     let page = r as usize / PAGE_GRANULES;
+    if page >= segment.hdr.committed_chunks.0.load(Acquire) as usize * CHUNK_PAGES {
+        return "outside the committed heap".into();
+    }
     let head = segment.span_head(page);
     let span = &segment.spans[head];
     let word = SpanWord(span.word.load(Acquire));
@@ -317,19 +388,24 @@ impl<'s> Walk<'s> {
     pub fn run(&mut self, visit: &mut dyn FnMut(Ref, Ref) -> bool) {
         let mut roots = Vec::new();
         each_root(self.segment, &mut |r| roots.push(r));
-        for r in roots {
+        for &r in &roots {
             self.meet(0, r, visit);
         }
+        let mut children = roots;
         while let Some(parent) = self.stack.pop() {
-            let mut children = Vec::new();
+            children.clear();
             each_reference(self.segment, parent, &mut |child| children.push(child));
-            for child in children {
+            for &child in &children {
                 self.meet(parent, child, visit);
             }
         }
     }
 
     fn meet(&mut self, parent: Ref, child: Ref, visit: &mut dyn FnMut(Ref, Ref) -> bool) {
+        if child as usize * GRANULE_BYTES >= self.segment.geo.limit_bytes as usize {
+            visit(parent, child); // names nothing: not looked into, whatever they say
+            return;
+        }
         // The heap may have grown since the walk began.
         if self.visited.len() <= child as usize / 64 {
             self.visited.resize(child as usize / 64 + 1, 0);
@@ -347,14 +423,22 @@ impl<'s> Walk<'s> {
 
 /// Every root's reference, nil left out.
 fn each_root(segment: &Segment, f: &mut dyn FnMut(Ref)) {
+    for root in segment.roots {
+        let r = RootWord(root.value.load(Acquire)).reference();
+        if r != 0 {
+            f(r);
+        }
+    }
+    each_unnamed_root(segment, f);
+}
+
+/// The references of handles and tasks, nil left out.
+pub(crate) fn each_unnamed_root(segment: &Segment, f: &mut dyn FnMut(Ref)) {
     let mut root = |r: Ref| {
         if r != 0 {
             f(r);
         }
     };
-    for r in segment.roots {
-        root(RootWord(r.value.load(Acquire)).reference());
-    }
     for (p, record) in segment.used_procs().iter().enumerate() {
         if ProcWord(record.word.0.load(Acquire)).state() != ProcWord::VACANT
             && record.armed.load(Acquire) == 1
@@ -387,11 +471,18 @@ pub(crate) fn each_reference(segment: &Segment, r: Ref, f: &mut dyn FnMut(Ref)) 
     let shape = &segment.shapes[segment.page_shapes[page].load(Relaxed) as usize];
     let at = segment.object(r);
     match shape.scan.load(Relaxed) {
-        scan::NONE => {}
+        scan::NONE | scan::WEAK => {}
         scan::MAP => each_mapped(at, shape, shm_layout::tables::MAP_WORDS * 64, f),
         _ => {
             let stride = shape.stride.load(Relaxed) as usize;
-            let count = load(at) as usize;
+            let room = match shape.bytes.load(Relaxed) as usize {
+                0 => {
+                    segment.spans[segment.span_head(page)].pages.load(Relaxed) as usize * PAGE_BYTES
+                }
+                bytes => bytes,
+            };
+            // Bounded: a count that is none must not lead out of the object.
+            let count = (load(at) as usize).min((room - 8) / stride);
             for i in 0..count {
                 each_mapped(
                     at.wrapping_add(8 + i * stride),
@@ -417,8 +508,12 @@ fn each_mapped(at: *mut u8, shape: &ShapeRecord, words: usize, f: &mut dyn FnMut
 
 /// The text of a string object that something keeps alive; at most 4 KiB of it.
 pub(crate) fn read_text(segment: &Segment, r: Ref) -> String {
+    let room = (segment.geo.limit_bytes as usize).saturating_sub(r as usize * GRANULE_BYTES + 8);
+    if room == 0 {
+        return String::new();
+    }
     let at = segment.object(r);
-    let len = (load(at) as usize).min(4096);
+    let len = (load(at) as usize).min(4096).min(room);
     // SAFETY: 1. A string is a count and that many bytes, which never change. 2. It is alive: see above.
     let bytes = unsafe { std::slice::from_raw_parts(at.wrapping_add(8), len) };
     String::from_utf8_lossy(bytes).into_owned()

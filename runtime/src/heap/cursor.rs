@@ -23,7 +23,11 @@ use shm_layout::{
     GRANULE_BYTES, PAGE_BYTES, PAGE_GRANULES, Ref, size_class, tables::scan, word::SpanWord,
 };
 
-use super::{marks, partial};
+use super::{
+    marks,
+    oracle::{self, Oracles},
+    partial,
+};
 use crate::{error::Result, failpoint, sched::proc::Proc};
 
 /// One cursor. All zero: no span, no run.
@@ -91,6 +95,9 @@ impl Proc {
     #[cold]
     pub(crate) fn take_slot_slow(&self, i: usize) -> Result<*mut u8> {
         let cursor = &self.cursors[i];
+        if Oracles::read(&self.seg).stress() {
+            self.stress_collector();
+        }
         if cursor.cur.get() == cursor.end.get() {
             self.refill(i)?;
         }
@@ -141,7 +148,13 @@ impl Proc {
         else {
             return false;
         };
+        let modes = Oracles::read(&self.seg);
+        // Runs of one slot: every allocation comes by the slow path.
+        let last = if modes.stress() { first + 1 } else { last };
         let base = (page * PAGE_GRANULES) as u32 + first * step;
+        if modes.clobber() {
+            oracle::taken(&self.seg, base, (last - first) as usize * bytes);
+        }
         if self.black.get() {
             self.paint_run(cursor, base, last - first, bytes);
         }
@@ -215,6 +228,9 @@ impl Proc {
             );
         }
         let word = self.fill_span(page, pages, shape);
+        if Oracles::read(&self.seg).clobber() {
+            oracle::fresh(&self.seg, page);
+        }
         self.area.cached[i].store(page as u32 + 1, Release);
         failpoint!("cursor.recorded");
         let cached = word.moved(SpanWord::CACHED, self.me);
@@ -277,6 +293,9 @@ impl Proc {
         }
         let span = &self.seg.spans[cursor.span.get() as usize - 1];
         let first = self.seg.reference(cursor.cur.get());
+        if Oracles::read(&self.seg).clobber() {
+            oracle::returned(&self.seg, first, left * bytes);
+        }
         if self.black.get() {
             let step = (bytes / GRANULE_BYTES) as u32;
             marks::paint(
@@ -357,23 +376,17 @@ impl Proc {
         (0..self.cursors_used.get()).filter(|&i| self.cursors[i].span.get() != 0)
     }
 
-    /// Claims pages, sweeping before the heap grows.
-    pub(crate) fn claim_pages(&self, pages: usize) -> Result<usize> {
-        let mut hint = self.page_hint.get();
-        let found = self
-            .seg
-            .claim_pages(pages, self.me, &mut hint, &mut || self.sweep_some());
-        self.page_hint.set(hint);
-        found
-    }
-
     /// Writes a value into a slot.
     ///
     /// # Safety
     /// `at` is a slot of at least `size_of::<T>()` bytes that this P has just taken and nobody else knows.
     #[inline]
     pub(crate) unsafe fn init_slot<T>(&self, at: *mut u8, value: T) {
+        #[cfg(feature = "model")]
+        crate::model::plainly_stores(at, size_of::<T>());
         // SAFETY: promised by the caller; slots are granule-aligned and `T` needs no more (checked by `Shared`).
         unsafe { at.cast::<T>().write(value) }
+        #[cfg(feature = "model")]
+        crate::model::plainly_stored(at, size_of::<T>());
     }
 }

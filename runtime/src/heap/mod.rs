@@ -5,8 +5,10 @@
 //! `free_index`, is a free slot. Pages that belong to no span have clear bits in both.
 
 pub(crate) mod cursor;
+pub(crate) mod growth;
 pub(crate) mod large;
 pub(crate) mod marks;
+pub(crate) mod oracle;
 pub(crate) mod partial;
 pub(crate) mod shapes;
 pub(crate) mod sweep;

@@ -16,6 +16,7 @@
 //! **If the sweeper dies** the span's word names it: recovery sweeps again, from step 2. A block it had claimed is swept by setting
 //! the cursor back.
 
+use crate::throw::{throw_unless, throw_unless_debug};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use shm_layout::{
@@ -25,7 +26,12 @@ use shm_layout::{
     word::{Owner, PhaseWord, ProcWord, SpanWord},
 };
 
-use super::{marks, partial, shapes::Shape};
+use super::{
+    marks,
+    oracle::{self, Oracles},
+    partial,
+    shapes::Shape,
+};
 use crate::{
     failpoint,
     sched::{proc::Proc, scope},
@@ -33,10 +39,12 @@ use crate::{
     twin,
 };
 
-/// Pages claimed at once by a sweeper.
-pub(crate) const BLOCK_PAGES: usize = 64;
-/// Blocks swept at once by who starts a cycle: 32 MiB of heap.
-const BURST_BLOCKS: usize = 64;
+/// Pages claimed at once by a sweeper: what an allocation sweeps, it waits for.
+pub(crate) const BLOCK_PAGES: usize = 16;
+/// Blocks swept at once by who wants to start a cycle: 1 MiB of heap.
+const BURST_BLOCKS: usize = 8;
+/// Span records looked at at once by who wants to start a cycle.
+const REST_PAGES: usize = 4096;
 
 /// Sweep generation of spans in a phase: those of the last finished cycle.
 pub(crate) fn sweepgen_of(phase: PhaseWord) -> u8 {
@@ -125,7 +133,8 @@ impl Proc {
         if phase.kind() != PhaseWord::OFF {
             return false;
         }
-        // In bursts: whoever wants to start a cycle is in the middle of an allocation or between two steps, and asks again.
+        // In bursts: whoever wants to start a cycle is in the middle of an allocation or between two steps, and asks again. It has
+        // seen everybody acknowledge this phase (`sweep_rest`).
         for _ in 0..BURST_BLOCKS {
             if !self.sweep_some() {
                 return self.sweep_rest(phase);
@@ -135,15 +144,36 @@ impl Proc {
     }
 
     /// Nobody has a block left to claim: what was missed is swept by looking at every span; true when nothing is left.
+    ///
+    /// A part per call, from where the last one ended, whoever made it: when everybody has acknowledged "off", a span that has its generation
+    /// keeps it, and new ones get it, so what was found swept need not be looked at again after this cycle, by nobody. A late caller does no harm: it is
+    /// in its scope, so the next cycle has not ended, and the word names this one.
     fn sweep_rest(&self, phase: PhaseWord) -> bool {
         let sweepgen = sweepgen_of(phase);
         let pages =
             self.seg.hdr.committed_chunks.0.load(Acquire) as usize * shm_layout::CHUNK_PAGES;
-        self.sweep_pages(0, pages, sweepgen);
-        (0..pages).all(|page| {
+        let seen = self.seg.hdr.gc.rest_swept.load(Acquire);
+        let cycle = u64::from(phase.cycle());
+        let from = if seen >> 32 == cycle {
+            (seen & 0xffff_ffff) as usize
+        } else {
+            0
+        };
+        let to = pages.min(from + REST_PAGES);
+        self.sweep_pages(from, to, sweepgen);
+        let unswept = (from..to).find(|&page| {
             let word = SpanWord(self.seg.spans[page].word.load(Acquire));
-            !is_span(word) || word.sweepgen() == sweepgen
-        })
+            is_span(word) && word.sweepgen() != sweepgen
+        });
+        let swept = cycle << 32 | unswept.unwrap_or(to) as u64;
+        // Release: what was seen swept, before the word that says so. Lost to another who says the same or more.
+        let _ = self
+            .seg
+            .hdr
+            .gc
+            .rest_swept
+            .compare_exchange(seen, swept, AcqRel, Relaxed);
+        unswept.is_none() && to == pages
     }
 
     /// Claims a span for sweeping, if its word is still `word`.
@@ -169,17 +199,28 @@ impl Proc {
 
     /// Steps 2 to 4 for a span whose word names us.
     pub(crate) fn sweep_claimed(&self, page: usize) {
-        finish_sweep(&self.seg, page, self.me, self.seg.phase().cycle());
+        finish_sweep(&self.seg, page, self.me, self.seg.phase().cycle(), false);
         self.rec.now.0.sweep_span.store(0, Release);
     }
 }
 
-/// The repeatable part of sweeping a span that is `SWEEPING` by `owner`, after cycle `cycle`.
-pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: u32) {
+/// The repeatable part of sweeping a span that is `SWEEPING` by `owner`, after cycle `cycle`; `again` after the death of a sweeper.
+pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: u32, again: bool) {
     let span = &segment.spans[page];
+    throw_unless_debug!(
+        {
+            let word = SpanWord(span.word.load(Relaxed));
+            word.state() == SpanWord::SWEEPING && word.owner() == owner
+        },
+        "bad span state: the span is not being swept, or by somebody else"
+    );
     let pages = span.pages.load(Relaxed) as usize;
     marks::clear(segment.marks_of(cycle.wrapping_add(1)), page, pages);
     failpoint!("sweep.cleared");
+    if Oracles::read(segment).clobber() {
+        oracle::swept(segment, page, cycle, again);
+        failpoint!("sweep.clobbered");
+    }
     let live = marks::count(segment.marks_of(cycle), page, pages);
     let shape = span.shape.load(Relaxed) as usize;
     let class = segment.shapes[shape].class.load(Relaxed);
@@ -188,6 +229,10 @@ pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: 
     } else {
         (pages * PAGE_BYTES / size_class::class_bytes(class as usize)) as u32
     };
+    throw_unless!(
+        live <= objects,
+        "sweep increased allocation count: more marks than objects"
+    );
     if live == 0 {
         segment.free_pages(page, owner);
         return;

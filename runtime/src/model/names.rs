@@ -124,7 +124,7 @@ fn header(at: usize) -> String {
             "sched.{}",
             field(
                 at - sched,
-                fields!(Sched: gomaxprocs, shutdown, task_high, workbuf_high, proc_high, worker_high, idle, spinning, next_timer_ns, global_next, redeliver_max)
+                fields!(Sched: gomaxprocs, shutdown, task_high, workbuf_high, proc_high, worker_high, idle, spinning, next_timer_ns, global_next, redeliver_max, run, leases)
             )
         );
     }
@@ -133,7 +133,7 @@ fn header(at: usize) -> String {
             "gc.{}",
             field(
                 at - gc,
-                fields!(Gc: phase, dirty, stop, stop_resume, overflow, requested_cycle, trigger_kind, sweep_cursor, pages_swept, heap_live, trigger, goal, marked_live, live_at_start, live_at_mark_end, bytes_marked, scan_work, bg_scan_credit, assist_ratio, trigger_ratio, gc_percent, dedicated_wanted, fractional_goal, idle_max, soft_limit, root_jobs, root_next, at_ns, rounds, checkmarks)
+                fields!(Gc: phase, dirty, stop, stop_resume, overflow, requested_cycle, trigger_kind, sweep_cursor, pages_swept, heap_live, trigger, goal, marked_live, live_at_start, live_at_mark_end, bytes_marked, scan_work, bg_scan_credit, assist_ratio, trigger_ratio, gc_percent, dedicated_wanted, fractional_goal, idle_max, soft_limit, root_jobs, root_next, at_ns, rounds, checkmarks, verified_cycle, verifications, over_goal_permille)
             )
         );
     }

@@ -43,6 +43,8 @@ pub(super) struct World {
     pub processes: Vec<Process>,
     pub check: Check,
     pub(super) images: Vec<Image>,
+    /// Workers whose context their runner's death has left as it was at that moment.
+    torn: Cell<u64>,
 }
 
 /// Private half of a P, to be put back.
@@ -54,6 +56,7 @@ pub(super) struct Image {
     cursors: Vec<CursorImage>,
     cursors_used: usize,
     page_hint: usize,
+    grow_ahead: u32,
     gcw: [u32; 2],
     assist: i64,
     unflushed: [u64; 2],
@@ -64,6 +67,11 @@ pub(super) struct Image {
     types_known: std::collections::HashSet<(usize, u64)>,
     kinds_known: Vec<u16>,
     rng: fastrand::Rng,
+    end_looked: bool,
+    collector_due: bool,
+    gave_up_seen: u64,
+    blocks_known: Vec<u8>,
+    said_last: bool,
 }
 
 impl Image {
@@ -76,6 +84,7 @@ impl Image {
             cursors: p.cursors.iter().map(|c| c.image()).collect(),
             cursors_used: p.cursors_used.get(),
             page_hint: p.page_hint.get(),
+            grow_ahead: p.grow_ahead.get(),
             gcw: p.gcw.image(),
             assist: p.assist_bytes.get(),
             unflushed: [p.unflushed_bytes.get(), p.unflushed_marked.get()],
@@ -86,6 +95,11 @@ impl Image {
             types_known: p.types_known.borrow().clone(),
             kinds_known: p.kinds_known.borrow().clone(),
             rng: p.rng.borrow().clone(),
+            end_looked: p.end_looked.get(),
+            collector_due: p.collector_due.get(),
+            gave_up_seen: p.gave_up_seen.get(),
+            blocks_known: p.blocks_known.borrow().clone(),
+            said_last: p.said_last.get(),
         }
     }
 
@@ -99,13 +113,21 @@ impl Image {
         }
         p.cursors_used.set(self.cursors_used);
         p.page_hint.set(self.page_hint);
+        p.grow_ahead.set(self.grow_ahead);
         p.gcw.put_back(self.gcw);
         p.assist_bytes.set(self.assist);
         p.unflushed_bytes.set(self.unflushed[0]);
         p.unflushed_marked.set(self.unflushed[1]);
         p.handles_high.set(self.handles_high);
         p.tick.set(1);
+        p.end_looked.set(self.end_looked);
+        p.collector_due.set(self.collector_due);
+        p.gave_up_seen.set(self.gave_up_seen);
+        p.said_last.set(self.said_last);
         p.step_ended_ns.set(0);
+        p.look_again_ns.set(0);
+        p.held_back_ns.set(0);
+        p.help_again_ns.set(0);
         put(&p.types_known, self.types_known.clone());
         put(&p.kinds_known, self.kinds_known.clone());
         // A process that died in the middle may have left these borrowed.
@@ -113,6 +135,7 @@ impl Image {
         put(&p.task_cache, self.task_cache.clone());
         put(&p.array_cursors, self.array_cursors.clone());
         put(&p.rng, self.rng.clone());
+        put(&p.blocks_known, self.blocks_known.clone());
     }
 }
 
@@ -133,6 +156,64 @@ thread_local! {
 pub(super) fn log(access: &Access) {
     if access.writes && access.old != access.new && LOGGING.get() {
         LOG.with_borrow_mut(|l| l.push((access.at, access.size, access.old)));
+    }
+}
+
+/// Remembers the bytes that are about to be overwritten.
+pub(super) fn log_bytes(at: usize, bytes: usize) {
+    if !LOGGING.get() {
+        return;
+    }
+    LOG.with_borrow_mut(|l| {
+        for (i, word) in words(at, bytes).enumerate() {
+            l.push((at + 4 * i, 4, word.into()));
+        }
+    });
+}
+
+/// The words that stand there.
+pub(super) fn words(at: usize, bytes: usize) -> impl Iterator<Item = u32> {
+    // SAFETY: words of the mapped segment: objects begin and end at granules, and slots are as large as what is in them.
+    (at..at + bytes)
+        .step_by(4)
+        .map(|at| unsafe { *(at as *const u32) })
+}
+
+/// What a word of the segment holds.
+pub(super) fn value(at: usize, size: u8) -> u64 {
+    match size {
+        // SAFETY: a word of the mapped segment, as wide as it was reported; one thread.
+        2 => u64::from(unsafe { *(at as *const u16) }),
+        // SAFETY: as above.
+        4 => u64::from(unsafe { *(at as *const u32) }),
+        // SAFETY: as above.
+        _ => unsafe { *(at as *const u64) },
+    }
+}
+
+/// How many changes have been logged.
+pub(super) fn mark() -> usize {
+    LOG.with_borrow(Vec::len)
+}
+
+/// Stores a word's value, to be put back with the rest. Returns what was there.
+pub(super) fn log_word(at: usize, size: u8, new: u64) -> u64 {
+    let old = value(at, size);
+    if old != new {
+        put_word(at, size, new);
+        LOG.with_borrow_mut(|l| l.push((at, size, old)));
+    }
+    old
+}
+
+fn put_word(at: usize, size: u8, value: u64) {
+    match size {
+        // SAFETY: a word of the mapped segment, as wide as it was reported; this is the only thread.
+        2 => unsafe { (at as *mut u16).write(value as u16) },
+        // SAFETY: as above.
+        4 => unsafe { (at as *mut u32).write(value as u32) },
+        // SAFETY: as above.
+        _ => unsafe { (at as *mut u64).write(value) },
     }
 }
 
@@ -162,6 +243,7 @@ impl World {
             processes: Vec::new(),
             check: Box::new(|_| Ok(())),
             images: Vec::new(),
+            torn: Cell::new(0),
         }
     }
 
@@ -181,13 +263,13 @@ impl World {
         });
     }
 
-    /// Adds a process that recovers the dead, and may die at it when `mortal`.
-    pub fn recoverer(&mut self, name: &'static str, mortal: bool) {
+    /// Adds a process that recovers the dead, and may die at it.
+    pub fn recoverer(&mut self, name: &'static str) {
         let seg = self.seg.clone();
         self.processes.push(Process {
             name,
             p: None,
-            mortal,
+            mortal: true,
             script: Box::new(move |_| {
                 loop {
                     super::explorer::until_a_death();
@@ -204,23 +286,63 @@ impl World {
 
     /// Puts everything back.
     pub fn reset(&self) {
-        logging(false);
-        LOG.with_borrow_mut(|l| {
-            for (at, size, old) in l.drain(..).rev() {
-                match size {
-                    // SAFETY: a word of the mapped segment, as wide as it was reported; this is the only thread.
-                    2 => unsafe { (at as *mut u16).write(old as u16) },
-                    // SAFETY: as above.
-                    4 => unsafe { (at as *mut u32).write(old as u32) },
-                    // SAFETY: as above.
-                    _ => unsafe { (at as *mut u64).write(old) },
-                }
-            }
-        });
+        self.undo_to(0);
         for (p, image) in self.procs.iter().zip(&self.images) {
             image.put_back(p);
         }
+        self.torn.set(0);
+    }
+
+    /// Takes back all changes but the first `mark`, and logs from now on.
+    pub fn undo_to(&self, mark: usize) {
+        LOG.with_borrow_mut(|l| {
+            for (at, size, old) in l.drain(mark..).rev() {
+                put_word(at, size, old);
+            }
+        });
         logging(true);
+    }
+
+    /// Puts the private half of a process's P back: it begins anew.
+    pub fn put_back(&self, process: usize) {
+        if let Some(p) = self.processes[process].p {
+            self.images[p].put_back(&self.procs[p]);
+        }
+    }
+
+    /// Puts the observer's private half back.
+    pub fn put_back_observer(&self) {
+        self.images[0].put_back(&self.procs[0]);
+    }
+
+    /// The words in which the kernel says that a process has died, and the process.
+    pub fn lives(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.processes
+            .iter()
+            .enumerate()
+            .filter_map(|(i, process)| {
+                let word = life::word(self.procs[process.p?].rec);
+                process.mortal.then_some((word.as_ptr() as usize, i))
+            })
+    }
+
+    pub fn torn(&self) -> u64 {
+        self.torn.get()
+    }
+
+    pub fn set_torn(&self, torn: u64) {
+        self.torn.set(torn);
+    }
+
+    /// The observer recovers all that are dead.
+    pub fn recover_all(&self) -> Result<(), String> {
+        for _ in 0..16 {
+            if !self.needs_recovery() {
+                return Ok(());
+            }
+            crate::recover::recover_dead(&self.seg);
+        }
+        Err("recovery does not come to an end".to_owned())
     }
 
     /// What the kernel does when a leased thread ends.
@@ -228,6 +350,12 @@ impl World {
         if let Some(p) = self.processes[process].p {
             life::word(self.procs[p].rec)
                 .fetch_or(0x4000_0000, std::sync::atomic::Ordering::SeqCst);
+            for (g, w) in self.seg.workers[..64].iter().enumerate() {
+                let word = WorkerWord(peek(&w.word));
+                if word.state() == WorkerWord::RUNNING && word.owner() == self.procs[p].me {
+                    self.torn.set(self.torn.get() | 1 << g);
+                }
+            }
         }
         crate::recover::model_release_lock(self.seg.hdr, process as u64 + 2);
     }
@@ -237,9 +365,9 @@ impl World {
         crate::recover::any_needs_recovery(&self.seg)
     }
 
-    /// Is this the word that the recoverers' mutex is here?
-    pub fn is_recovery_lock(&self, at: usize) -> bool {
-        at == self.seg.hdr.recovery.0[7].as_ptr() as usize
+    /// The word that the recoverers' mutex is here.
+    pub fn recovery_lock(&self) -> usize {
+        self.seg.hdr.recovery.0[7].as_ptr() as usize
     }
 
     /// Would a recoverer find something to do, and nobody at it?
@@ -259,6 +387,13 @@ impl World {
                 offset_of!(Gc, bg_scan_credit),
                 offset_of!(Gc, scan_work),
                 offset_of!(Gc, pages_swept),
+                offset_of!(Gc, trigger),
+                offset_of!(Gc, goal),
+                offset_of!(Gc, marked_live),
+                offset_of!(Gc, live_at_start),
+                offset_of!(Gc, live_at_mark_end),
+                offset_of!(Gc, assist_ratio),
+                offset_of!(Gc, trigger_ratio),
             ];
             return (stats..stats + size_of::<Stats>()).contains(&o)
                 || (gc + offset_of!(Gc, at_ns)..gc + size_of::<Gc>()).contains(&o)
@@ -311,6 +446,41 @@ impl World {
                 word.p()
             ));
         }
+    }
+
+    fn torn_workers(&self) -> impl Iterator<Item = usize> {
+        let mut torn = self.torn.get();
+        std::iter::from_fn(move || {
+            let g = torn.trailing_zeros();
+            (torn != 0).then(|| torn &= torn - 1)?;
+            Some(g as usize)
+        })
+    }
+
+    /// A worker that has been freed begins anew.
+    pub fn note_freed(&self) {
+        for g in self.torn_workers() {
+            let word = WorkerWord(peek(&self.seg.workers[g].word));
+            if word.state() == WorkerWord::FREE {
+                self.torn.set(self.torn.get() & !(1 << g));
+            }
+        }
+    }
+
+    /// A context that a death may have torn is never resumed: its worker is seized, and freed.
+    pub fn check_torn(&self) -> Result<(), String> {
+        self.note_freed();
+        for g in self.torn_workers() {
+            match WorkerWord(peek(&self.seg.workers[g].word)).state() {
+                WorkerWord::RUNNING => {}
+                state => {
+                    return Err(format!(
+                        "worker {g} died in its runner's hands, and its context is used again (state {state})"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What must hold in every state: no slot designates a free worker, no worker stands in two slots, and a full slot's worker has

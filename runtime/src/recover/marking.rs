@@ -75,9 +75,16 @@ pub(super) fn settle_workers(segment: &Segment, dead: Owner, inc: u32) {
                 crate::probe!(segment, WorkerRunning);
                 // It may have cleared "dirty" and not begun a round (`gc_mark_done`).
                 segment.hdr.gc.dirty.0.store(1, SeqCst);
+                if twin!("resume-torn") {
+                    let again = word.moved(WorkerWord::RUNNABLE, Owner::new(0, 0));
+                    segment.workers[g].word.store(again.0, SeqCst);
+                    continue;
+                }
                 seize_and_free(segment, g, word);
             }
-            WorkerWord::PARKED if theirs => settle_parked(segment, g, word),
+            WorkerWord::PARKED if theirs && !twin!("naive-parked") => {
+                settle_parked(segment, g, word)
+            }
             _ => {}
         }
     }
@@ -86,6 +93,9 @@ pub(super) fn settle_workers(segment: &Segment, dead: Owner, inc: u32) {
 /// D2: an empty slot is closed; what a full one designates is freed, and then it is closed. Nothing can attach from then on.
 fn close_slot(segment: &Segment, dead: Owner, inc: u32) {
     let slot = &segment.slots[dead.p as usize].word;
+    if twin!("no-close") {
+        return;
+    }
     loop {
         let seen = SlotWord(slot.load(Acquire));
         if seen.inc() != inc || seen.state() == SlotWord::CLOSED {
@@ -100,6 +110,10 @@ fn close_slot(segment: &Segment, dead: Owner, inc: u32) {
                 return;
             }
             continue;
+        }
+        if twin!("erase-slot") {
+            slot.store(SlotWord::closed(inc).0, Release);
+            return;
         }
         crate::probe!(segment, SlotFullSeized);
         let g = seen.worker() as usize;

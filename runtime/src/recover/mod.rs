@@ -24,8 +24,9 @@ use shm_layout::{
 };
 
 pub use log::Death;
+pub(crate) use tasks::DEATHS_MAX;
 
-use crate::{error::Result, failpoint, life, robust, segment::Segment, time::now_ns};
+use crate::{error::Result, failpoint, life, robust, segment::Segment, time::now_ns, twin};
 
 /// What is known about a death that was recovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
     if !segment.used_procs().iter().any(needs_recovery) {
         return Vec::new();
     }
-    let Some(_lock) = RecoveryLock::try_take(segment.hdr) else {
+    let Some(_lock) = RecoveryLock::try_take(segment) else {
         return Vec::new();
     };
     let mut reports = Vec::new();
@@ -75,8 +76,8 @@ pub fn recover_dead(segment: &Segment) -> Vec<DeathReport> {
         }
     }
     if !reports.is_empty() {
-        segment.hdr.sched.spinning.0.store(0, SeqCst);
-        crate::sched::wake::wake_all(segment);
+        // Handshakes that the dead had held up are over. A death before this leaves it to the sleepers' time-outs.
+        wake(segment);
     }
     reports
 }
@@ -97,7 +98,10 @@ fn needs_recovery(record: &ProcRecord) -> bool {
     match word.state() {
         ProcWord::VACANT => false,
         ProcWord::DEAD => true,
-        ProcWord::LIVE => life::is_dead(record),
+        // The twin takes who runs a mark worker for dead without a certificate, as a recoverer would that went by time.
+        ProcWord::LIVE => {
+            life::is_dead(record) || twin!("steal-live") && record.now.0.worker.load(Acquire) != 0
+        }
         _ => life::is_dead(record) || life::is_stillborn(record, word),
     }
 }
@@ -120,6 +124,9 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     failpoint!("recover.logged");
     let dead = Owner::new(p as u16, word.inc());
     let had_area = record.armed.load(Acquire) == 1;
+    if !had_area {
+        crate::probe!(segment, Stillborn);
+    }
     let task = record.now.0.task.load(Acquire);
     let activity = activity_name(record.activity.load(Relaxed));
     let settled = crate::segment::settle_pages(segment, dead);
@@ -149,6 +156,9 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
         crate::probe!(segment, DedicatedReturned);
     }
     log::close(segment, number, requeued, adopted);
+    // While the record still says "dead": if this recoverer dies, the next one wakes them.
+    wake(segment);
+    failpoint!("recover.woken");
     vacate(record, word);
     let idle = &segment.hdr.sched.idle.0[p / 64];
     idle.fetch_and(!(1 << (p % 64)), SeqCst);
@@ -165,21 +175,21 @@ fn recover_one(segment: &Segment, p: usize) -> Option<DeathReport> {
     })
 }
 
+/// Wakes who sleeps through a wake-up that the dead owed them, or for whom there is work now. The dead may have been counted as
+/// looking for work, which keeps others from waking anybody.
+fn wake(segment: &Segment) {
+    if !twin!("sleep-no-wake-all") {
+        segment.hdr.sched.spinning.0.store(0, SeqCst);
+        crate::sched::wake::wake_all(segment);
+    }
+}
+
 /// The dead may have stood between the two levels of a finder.
 fn mend_finders(segment: &Segment) {
-    let sched = &segment.hdr.sched;
-    segment
-        .task_run
-        .mend_below(sched.task_high.load(Acquire) as usize);
-    segment
-        .task_free
-        .mend_below(sched.task_high.load(Acquire) as usize);
-    segment
-        .buf_full
-        .mend_below(sched.workbuf_high.load(Acquire) as usize);
-    segment
-        .buf_free
-        .mend_below(sched.workbuf_high.load(Acquire) as usize);
+    segment.task_run.mend_below(segment.tasks_used());
+    segment.task_free.mend_below(segment.tasks_used());
+    segment.buf_full.mend_below(segment.workbufs_used());
+    segment.buf_free.mend_below(segment.workbufs_used());
 }
 
 /// The last step: what says that the P is inside a scope goes only now.
@@ -251,19 +261,20 @@ impl RecoveryLock {
         (&raw const header.recovery.0).cast_mut().cast()
     }
 
-    fn try_take(header: &Header) -> Option<RecoveryLock> {
+    fn try_take(segment: &Segment) -> Option<RecoveryLock> {
         #[cfg(feature = "model")]
         if crate::model::active() {
             let me = crate::model::current();
-            let taken = header.recovery.0[7].compare_exchange(0, me + 1, AcqRel, Relaxed);
-            return taken.is_ok().then(|| RecoveryLock(Self::at(header)));
+            let taken = segment.hdr.recovery.0[7].compare_exchange(0, me + 1, AcqRel, Relaxed);
+            return taken.is_ok().then(|| RecoveryLock(Self::at(segment.hdr)));
         }
-        let at = Self::at(header);
+        let at = Self::at(segment.hdr);
         // SAFETY: initialised by `init_lock` when the segment was made, robust and process-shared, never moved or reused.
         match unsafe { libc::pthread_mutex_trylock(at) } {
             0 => Some(RecoveryLock(at)),
             libc::EOWNERDEAD => {
                 // The last recoverer died in here; every arm can be run again.
+                crate::probe!(segment, RecoveryTakenOver);
                 // SAFETY: locked by this thread just now.
                 unsafe { libc::pthread_mutex_consistent(at) };
                 Some(RecoveryLock(at))

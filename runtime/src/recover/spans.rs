@@ -50,7 +50,7 @@ fn settle_sweeping(segment: &Segment, dead: Owner, page: usize) {
     if word.state() == SpanWord::SWEEPING && word.owner() == dead {
         crate::probe!(segment, SpanSweeping);
         // No cycle starts before this span is swept (W1), so the phase is still the one it was claimed under.
-        sweep::finish_sweep(segment, page, dead, segment.phase().cycle());
+        sweep::finish_sweep(segment, page, dead, segment.phase().cycle(), true);
     }
 }
 

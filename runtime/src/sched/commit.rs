@@ -28,7 +28,7 @@ use shm_layout::{
 
 use crate::{
     Error,
-    api::{Handle, RefMap, queue, root},
+    api::{Elements, Handle, RefMap, queue, root},
     error::Result,
     failpoint, planted,
     sched::{join, proc::Proc, run_queue::put_global, task::make_runnable},
@@ -166,7 +166,8 @@ impl Proc {
             record.commit.store(0, Release);
         }
         let again = self.finish(task, committed, committed, plan.state, plan.wake_at_ns);
-        if plan.wait_join != 0 && join::is_over(&self.seg, plan.wait_join) {
+        if plan.wait_join != 0 && !twin!("join-unasked") && join::is_over(&self.seg, plan.wait_join)
+        {
             // Completed between our entering as waiter and our parking: nobody saw us waiting.
             join::wake_task(&self.seg, task);
         }
@@ -177,7 +178,8 @@ impl Proc {
         let n = plan.effects.len()
             + usize::from(plan.wait_join != 0)
             + usize::from(plan.state == TaskWord::FREE && join != 0);
-        let at = self.array_of(1 + n, ENTRY_BYTES, &RefMap::ONE, true)?;
+        let elements = const { &Elements::of(ENTRY_BYTES, RefMap::ONE) };
+        let at = self.array_of(1 + n, ENTRY_BYTES, elements, true)?;
         let commit = self.seg.reference(at);
         let entries = entries(&self.seg, commit);
         entries[0].kind.store(plan.state.into(), Relaxed);

@@ -4,6 +4,7 @@
 //! global queue; the own queue; the global queue; stealing; an idle mark worker; background sweep; sleep. The question "may I
 //! sleep?" is the same as "is there anything to run?", collector work included (Go issue 13645).
 
+use crate::throw::throw_unless;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst},
@@ -17,7 +18,7 @@ use shm_layout::{
 
 use crate::{
     Error,
-    api::{Cx, Inside, P},
+    api::{Inside, P},
     error::Result,
     failpoint,
     gc::{gc_bg_mark_worker, gc_start},
@@ -32,14 +33,17 @@ use crate::{
     twin,
 };
 
-/// Runs of a step that may end for lack of memory before the task is given up. Deaths have a limit of their own, in the segment.
-const HUNGER_MAX: u32 = 3;
 /// Looks for work before a P sleeps.
 const SPINS: u32 = 20;
 /// A sleep's longest: whatever was missed is found then.
 const NAP: Duration = Duration::from_millis(10);
 /// Memory is given back when no cycle has ended for this long.
 const SCAVENGE_AFTER_NS: u64 = 50_000_000;
+/// Steps between two looks at the life words of the others: two loads each, of lines that hardly ever change.
+const LOOK_FOR_DEAD: u32 = 16;
+/// Nanoseconds after which the next step's beginning looks at them in any case. The daemon's watcher may be waiting for the processor
+/// that the dying one has.
+const LOOK_AGAIN_NS: u64 = 100_000;
 /// Activities, for people (`ProcRecord::activity`).
 pub(crate) mod activity {
     pub const IDLE: u32 = 0;
@@ -111,13 +115,17 @@ impl P {
     pub fn collect(&mut self) -> bool {
         let wanted = gc_start::request(self.segment());
         let proc = self.proc();
+        // Asked for, so it may take its time: it will be the shorter for this.
+        while proc.seg.make_huge() {}
         for _ in 0..1_000_000u32 {
             if gc_start::finished_cycle(&proc.seg) >= wanted {
                 return true;
             }
             // An edge acknowledges the handshakes for this P.
             drop(Inside::enter(proc));
-            if !proc.collector_work(true) {
+            if !proc.collector_work(true) && !proc.background_sweep() {
+                // Whom the cycle waits for may be dead, and nobody else here to see it.
+                crate::recover::recover_dead(&proc.seg);
                 std::thread::sleep(Duration::from_micros(20));
             }
         }
@@ -128,6 +136,10 @@ impl P {
 impl Proc {
     /// Finds one piece of work and does it. False when there was none.
     pub(crate) fn schedule(&self, kinds: &Resolved<'_>) -> bool {
+        throw_unless!(
+            !self.inside.get(),
+            "schedule: holding locks: this P is in a scope"
+        );
         self.rec.activity.store(activity::SCHEDULING, Relaxed);
         if !self.may_run() {
             return false;
@@ -138,15 +150,21 @@ impl Proc {
         }
         if self.collector_work(false) {
             self.step_ended_ns.set(0);
+            // A slice of marking is long.
+            crate::recover::recover_dead(&self.seg);
             return true;
         }
-        if self.tick.get().is_multiple_of(256) {
-            crate::recover::recover_dead(&self.seg);
-        }
+        self.look_for_dead();
+        self.describe_given_up(kinds);
         self.wake_timers();
-        self.yield_to_laggards();
+        if self.grow_a_chunk_ahead() {
+            self.step_ended_ns.set(0);
+        }
         if self.starved() {
             return self.collector_work(true);
+        }
+        if self.hold_back() {
+            return true;
         }
         let tick = self.tick.get().wrapping_add(1);
         self.tick.set(tick);
@@ -167,7 +185,28 @@ impl Proc {
             self.run_task(task, kinds);
             return true;
         }
+        self.nothing_in_hand();
         self.collector_work(true) || self.background_sweep()
+    }
+
+    /// Every so many steps, or after a long one.
+    fn look_for_dead(&self) {
+        // The clock as the last step left it: another look at it would cost more than the one at the life words.
+        let now = self.step_ended_ns.get();
+        if self.tick.get().is_multiple_of(LOOK_FOR_DEAD) || now >= self.look_again_ns.get() {
+            crate::recover::recover_dead(&self.seg);
+            self.look_again_ns.set(now + LOOK_AGAIN_NS);
+        }
+    }
+
+    /// A claim that was lost leaves its task in `in progress: task`. Nobody's business any more: a record that says so for as long as
+    /// this P is idle would keep a failed task from being forgotten. Read first, because an idle P comes here often.
+    fn nothing_in_hand(&self) {
+        let in_hand = &self.rec.now.0.task;
+        if in_hand.load(Relaxed) != 0 {
+            // Release: pairs with the Acquire of recovery and of `forget`, after the lost claim.
+            in_hand.store(0, Release);
+        }
     }
 
     /// Steals; counted as spinning meanwhile, so that submitters need not wake others.
@@ -189,10 +228,11 @@ impl Proc {
 
     /// Takes the collector's cycle further, and marks: with `idle`, also as an idle worker.
     pub(crate) fn collector_work(&self, idle: bool) -> bool {
+        self.gcverify();
         self.gc_step();
         if let Some(g) = self.find_migrating_worker() {
             self.rec.activity.store(activity::MARK, Relaxed);
-            self.go_on_with_mark_done(g);
+            self.go_on_with_worker(g);
             return true;
         }
         let picked = self.find_runnable_gc_worker().or_else(|| {
@@ -246,8 +286,15 @@ impl Proc {
             patience.min(Duration::from_millis(1))
         };
         self.stop_p(patience, || !self.work_in_sight());
+        // Woken for work: it comes first. Each of these takes a millisecond or two.
+        if !self.work_in_sight() {
+            self.scavenge();
+        }
+        if !self.work_in_sight() {
+            self.seg.make_huge();
+        }
+        // Only now: what is done for want of work takes milliseconds, and keeps nobody waiting.
         self.trace(ev::PROC_START, 0, 0);
-        self.scavenge();
         // Without a daemon the first survivor that has time recovers the dead.
         crate::recover::recover_dead(&self.seg);
     }
@@ -269,13 +316,15 @@ impl Proc {
 
     /// The question of `schedule`, without doing anything.
     fn work_in_sight(&self) -> bool {
-        let phase = self.seg.phase();
-        let collector = || {
-            phase.kind() == PhaseWord::OFF && gc_start::wanted(&self.seg, phase).is_some()
-                || phase.blacken() && gc_bg_mark_worker::gc_mark_work_available(&self.seg, phase)
-        };
         procresize::shutdown_requested(&self.seg)
-            || self.is_active() && (self.any_runnable() || collector())
+            || self.is_active() && (self.any_runnable() || self.collector_work_in_sight())
+    }
+
+    /// The collector's part of that question.
+    pub(super) fn collector_work_in_sight(&self) -> bool {
+        let phase = self.seg.phase();
+        phase.kind() == PhaseWord::OFF && gc_start::wanted(&self.seg, phase).is_some()
+            || phase.blacken() && gc_bg_mark_worker::gc_mark_work_available(&self.seg, phase)
     }
 
     /// Is there a task that runs, may run, or waits for one that does? Failed ones do not count.
@@ -287,27 +336,6 @@ impl Proc {
                 TaskWord::FREE | TaskWord::FAILED
             )
         })
-    }
-
-    /// Has a step run out of memory, and the collection it asked for not ended yet? Then no P runs tasks: each would only meet
-    /// the full heap too, and lose one of its attempts.
-    fn starved(&self) -> bool {
-        let wanted = self.seg.hdr.gc.starved_cycle.load(Relaxed);
-        wanted != 0 && gc_start::finished_cycle(&self.seg) < wanted
-    }
-
-    /// While a handshake waits and the heap is past its goal, a P that has been descheduled inside its scope may need this
-    /// processor: offered once per piece of work. Nobody waits for it.
-    fn yield_to_laggards(&self) {
-        let phase = self.seg.phase();
-        let handshake = matches!(
-            phase.kind(),
-            PhaseWord::BARRIER | PhaseWord::BLACK | PhaseWord::ROUND
-        );
-        let gc = &self.seg.hdr.gc;
-        if handshake && gc.heap_live.0.load(Relaxed) > gc.goal.load(Relaxed) {
-            std::thread::yield_now();
-        }
     }
 
     /// Makes sleeping tasks runnable whose time has come.
@@ -358,10 +386,14 @@ impl Proc {
         let again = {
             let _inside = Inside::enter(self);
             failpoint!("task.running");
+            self.said_last.set(false);
             let plan = catch_unwind(AssertUnwindSafe(|| step(self, task)))
                 .unwrap_or_else(|panic| Err(panicked(&panic)));
             match plan.and_then(|plan| self.commit(task, plan)) {
-                Ok(again) => again,
+                Ok(again) => {
+                    self.note_progress();
+                    again
+                }
                 Err(e) => {
                     self.fail_task(task, &e, kinds);
                     None
@@ -394,102 +426,6 @@ impl Proc {
         }
         self.rec.now.0.task.store(0, Release);
         std::thread::sleep(Duration::from_micros(100));
-    }
-
-    /// A step that took no effect: tried again after a collection when memory was short, given up otherwise.
-    fn fail_task(&self, task: usize, error: &Error, kinds: &Resolved<'_>) {
-        let record = &self.seg.tasks[task];
-        let word = TaskWord(record.word.load(Relaxed));
-        let attempts = word.attempts().saturating_add(1).min(15);
-        let hungry = matches!(error, Error::HeapFull { .. } | Error::NoMemory { .. });
-        if hungry && count_lost(&self.seg, task, word, Lost::Hunger) as u32 <= HUNGER_MAX {
-            self.seg
-                .hdr
-                .gc
-                .starved_cycle
-                .fetch_max(gc_start::request(&self.seg), AcqRel);
-            let again = word
-                .moved(TaskWord::RUNNABLE, Owner::new(0, 0))
-                .with_attempts(attempts);
-            if record
-                .word
-                .compare_exchange(word.0, again.0, AcqRel, Relaxed)
-                .is_ok()
-            {
-                run_queue::put_global(&self.seg, task);
-            }
-            return;
-        }
-        let input = kinds.describe(self, task);
-        let text = if input.is_empty() {
-            error.to_string()
-        } else {
-            format!("{input}: {error}")
-        };
-        // A full heap may have no room for the text; the code is kept in any case.
-        if let Ok(text) = Cx::new(self).str(&text) {
-            let r = self.seg.reference(text.as_bytes_ptr());
-            self.write_barrier(r);
-            record.error.store(r, Release);
-        }
-        record.error_code.store(error.exit_code() as u32, Relaxed);
-        give_up(&self.seg, task, word, attempts);
-    }
-}
-
-/// Why a run of a step took no effect.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lost {
-    /// Its process died.
-    Death,
-    /// Memory was short.
-    Hunger,
-}
-
-/// Lost runs of a task's present step: deaths in the upper half, hunger in the lower. The word's count says whether the record's
-/// belongs to this step, because a commit clears the former only.
-pub(crate) fn lost(segment: &crate::Segment, task: usize, word: TaskWord) -> u64 {
-    if word.attempts() == 0 {
-        0
-    } else {
-        segment.tasks[task].tries.load(Relaxed)
-    }
-}
-
-/// Counts one more. By the task's owner, or by the recoverer of a dead one.
-pub(crate) fn count_lost(segment: &crate::Segment, task: usize, word: TaskWord, why: Lost) -> u64 {
-    let before = lost(segment, task, word);
-    let now = match why {
-        Lost::Death => before.saturating_add(1 << 32),
-        Lost::Hunger => before + 1,
-    };
-    segment.tasks[task].tries.store(now, Relaxed);
-    now
-}
-
-/// `FAILED` keeps context and error for the report; who waits for the result is told. A death in between leaves the task in the
-/// dead P's `in progress: task`, and recovery tells again.
-pub(crate) fn give_up(segment: &crate::Segment, task: usize, word: TaskWord, attempts: u8) {
-    let record = &segment.tasks[task];
-    let failed = word
-        .moved(TaskWord::FAILED, Owner::new(0, 0))
-        .with_attempts(attempts);
-    if record
-        .word
-        .compare_exchange(word.0, failed.0, AcqRel, Relaxed)
-        .is_ok()
-    {
-        segment.hdr.stats.gave_up.fetch_add(1, Relaxed);
-        failpoint!("task.failed");
-        tell_failure(segment, task);
-    }
-}
-
-/// Completes the join of a failed task. Idempotent.
-pub(crate) fn tell_failure(segment: &crate::Segment, task: usize) {
-    let cell = segment.tasks[task].join.load(Relaxed);
-    if cell != 0 {
-        join::complete(segment, cell, 0, true);
     }
 }
 

@@ -5,7 +5,11 @@
 
 pub(crate) mod commit;
 pub(crate) mod find_runnable;
+mod forget;
+pub(crate) mod given_up;
+mod hold_back;
 pub(crate) mod join;
+pub(crate) mod lost_runs;
 pub(crate) mod proc;
 pub mod procresize;
 pub(crate) mod run_queue;
@@ -17,3 +21,4 @@ pub use find_runnable::{Idle, Outcome};
 pub use join::Join;
 pub use procresize::{procresize as resize, request_shutdown, shutdown_requested};
 pub use task::{JoinRef, Kinds, Next, Step, Submitted, Task};
+pub use wake::poke;

@@ -4,13 +4,14 @@
 //! is the same backwards: nothing of the lease may be reachable before the record is vacant.
 //! **If the thread dies** anywhere between, the record's word and life word say how far it was; `recover` undoes it from there.
 
+use crate::throw::throw_unless;
 use std::{
     cell::{Cell, RefCell},
     sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst},
 };
 
 use shm_layout::{
-    MAX_P,
+    GRANULE_BYTES, MAX_P, Ref,
     proc::{CURSORS, ProcArea, ProcRecord},
     word::{Owner, PhaseWord, ProcWord, SlotWord},
 };
@@ -30,6 +31,9 @@ use crate::{
 /// Private half of a P.
 pub(crate) struct Proc {
     pub seg: Segment,
+    /// First address of the heap, and its bytes: what every load of a slot asks for, without the way through the segment.
+    heap: *mut u8,
+    heap_bytes: usize,
     /// Index and incarnation, as words carry them.
     pub me: Owner,
     /// Full incarnation of the lease.
@@ -50,6 +54,10 @@ pub(crate) struct Proc {
     pub cursors: Box<[Cursor]>,
     pub cursors_used: Cell<usize>,
     pub page_hint: Cell<usize>,
+    /// Pages that this P has claimed in each block of 64, up to the number at which the block was mapped (`heap/growth.rs`).
+    pub blocks_known: RefCell<Vec<u8>>,
+    /// Chunks to commit before the next step.
+    pub grow_ahead: Cell<u32>,
     pub gcw: Gcw,
     /// Bytes this P may allocate before it must assist; negative is debt.
     pub assist_bytes: Cell<i64>,
@@ -68,9 +76,21 @@ pub(crate) struct Proc {
     pub kinds_known: RefCell<Vec<u16>>,
     /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
     pub step_ended_ns: Cell<u64>,
+    /// When it looks for the dead again, whatever the tick.
+    pub look_again_ns: Cell<u64>,
+    /// Nanoseconds that this P has waited for the collector in this cycle (`hold_back`).
+    pub held_back_ns: Cell<u64>,
+    /// A cycle is on, or wanted: looked at where a program without tasks leaves a scope (`help_at_edge`).
+    pub collector_due: Cell<bool>,
+    /// When it may be asked to help again.
+    pub help_again_ns: Cell<u64>,
     pub tick: Cell<u32>,
+    /// Tasks given up when this P looked last for ones to describe.
+    pub gave_up_seen: Cell<u64>,
     /// Has this turn of the scheduler looked whether marking is over, although nobody had work for it?
     pub end_looked: Cell<bool>,
+    /// This run of a step was told that it is the last that may end for lack of memory.
+    pub said_last: Cell<bool>,
     pub rng: RefCell<fastrand::Rng>,
 }
 
@@ -119,6 +139,8 @@ impl Proc {
         segment.slots[p]
             .word
             .store(SlotWord::empty(word.inc()).0, SeqCst);
+        failpoint!("lease.open");
+        life::say_leased(&segment);
         Ok(Proc::private(segment, me, word.inc(), rec, area, life))
     }
 
@@ -131,6 +153,8 @@ impl Proc {
         life: LifeLock,
     ) -> Proc {
         Proc {
+            heap: seg.heap.as_ptr(),
+            heap_bytes: seg.geo.limit_bytes as usize,
             seg,
             me,
             inc,
@@ -145,6 +169,8 @@ impl Proc {
             // Cursor 0 belongs to no type: its empty run sends an unregistered type to the slow path.
             cursors_used: Cell::new(1),
             page_hint: Cell::new(0),
+            blocks_known: RefCell::default(),
+            grow_ahead: Cell::new(0),
             gcw: Gcw::new(),
             assist_bytes: Cell::new(0),
             unflushed_bytes: Cell::new(0),
@@ -156,12 +182,37 @@ impl Proc {
             types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
             step_ended_ns: Cell::new(0),
+            look_again_ns: Cell::new(0),
+            held_back_ns: Cell::new(0),
+            collector_due: Cell::new(false),
+            help_again_ns: Cell::new(0),
             tick: Cell::new(0),
+            gave_up_seen: Cell::new(0),
             end_looked: Cell::new(false),
+            said_last: Cell::new(false),
             rng: RefCell::new(fastrand::Rng::with_seed(
                 u64::from(inc) << 16 | u64::from(me.p),
             )),
         }
+    }
+
+    /// Is this address inside the heap?
+    #[inline]
+    pub fn in_heap(&self, at: *const u8) -> bool {
+        self.reference_of(at).is_some()
+    }
+
+    /// The reference of an address; `None` outside the heap.
+    #[inline]
+    pub fn reference_of(&self, at: *const u8) -> Option<Ref> {
+        let offset = at.addr().wrapping_sub(self.heap.addr());
+        (offset < self.heap_bytes).then_some((offset / GRANULE_BYTES) as Ref)
+    }
+
+    /// Address of the object that `r` names; as [`crate::segment::Inner::object`].
+    #[inline]
+    pub fn object_at(&self, r: Ref) -> *mut u8 {
+        self.heap.wrapping_add(r as usize * GRANULE_BYTES)
     }
 
     /// Index in the P table.
@@ -172,8 +223,12 @@ impl Proc {
     /// Gives the lease up in order. Outside a scope; idempotent.
     pub fn detach(&self) {
         let Some(life) = self.life.take() else { return };
-        debug_assert!(!self.inside.get(), "detach inside a scope");
+        throw_unless!(!self.inside.get(), "releasep: in a scope");
         let word = ProcWord(self.rec.word.0.load(Relaxed));
+        throw_unless!(
+            word.state() == ProcWord::LIVE && Owner::new(self.me.p, word.inc()) == self.me,
+            "releasep: invalid p state: the lease is not live, or somebody else's"
+        );
         self.rec
             .word
             .0
@@ -193,6 +248,11 @@ impl Proc {
         life.release();
         failpoint!("detach.released");
         self.rec.start_time.store(0, Relaxed);
+        self.vacate(word);
+    }
+
+    /// The lease's last store. Its order is the partner of `claim_record`'s: what this lease left comes before the next one's clearing.
+    pub(crate) fn vacate(&self, word: ProcWord) {
         self.rec
             .word
             .0
@@ -207,7 +267,7 @@ impl Drop for Proc {
 }
 
 /// Claims the lowest vacant record.
-fn claim_record(segment: &Segment, pid: u32) -> Result<(usize, ProcWord)> {
+pub(crate) fn claim_record(segment: &Segment, pid: u32) -> Result<(usize, ProcWord)> {
     for (p, rec) in segment.procs.iter().enumerate() {
         let seen = ProcWord(rec.word.0.load(Acquire));
         if seen.state() != ProcWord::VACANT {

@@ -22,6 +22,7 @@ use crate::{
     error::Result,
     sched::{find_runnable::activity, proc::Proc, wake},
     segment::Segment,
+    twin,
 };
 
 /// Asks every P to leave.
@@ -59,9 +60,14 @@ pub fn procresize(p: &mut P, procs: usize) -> Result<usize> {
         if proc.seg.phase().kind() != PhaseWord::OFF {
             // Help the cycle to its end instead of waiting for it.
             if !proc.collector_work(true) {
+                crate::recover::recover_dead(&proc.seg);
                 std::thread::sleep(Duration::from_micros(100));
             }
             continue;
+        }
+        if twin!("resize-running") {
+            let old = proc.seg.hdr.sched.gomaxprocs.0.swap(procs as u32, SeqCst);
+            return Ok(old as usize);
         }
         let stopped = proc.stop_the_world()?;
         if proc.seg.hdr.gc.stop_resume.load(SeqCst) != u32::from(PhaseWord::OFF) {

@@ -16,6 +16,7 @@ use crate::{
     failpoint,
     sched::{proc::Proc, wake},
     segment::Segment,
+    twin,
 };
 
 /// Puts a task into the global queue. Idempotent.
@@ -55,6 +56,7 @@ impl Proc {
         let before = self.rec.now.0.task.load(Relaxed);
         for _ in 0..RUNQ / 2 {
             match self.pop_head() {
+                Some(_) if twin!("overflow-forgets") => {}
                 Some(task) => put_global(&self.seg, task as usize),
                 None => break,
             }
@@ -206,6 +208,11 @@ impl Proc {
                 self.rec.runq.0[ours.wrapping_add(i) as usize % RUNQ].store(task, Relaxed);
             }
             failpoint!("steal.copied");
+            if twin!("steal-by-add") {
+                rec.runq_head.0.fetch_add(n, AcqRel);
+                self.rec.runq_tail.0.store(ours.wrapping_add(n), Release);
+                return self.runq_get();
+            }
             if rec
                 .runq_head
                 .0
@@ -237,6 +244,11 @@ impl Proc {
     fn claim_task(&self, task: usize) -> bool {
         let record = &self.seg.tasks[task];
         let word = TaskWord(record.word.load(Acquire));
+        if twin!("claim-task-by-store") && word.state() == TaskWord::RUNNABLE {
+            let claimed = word.moved(TaskWord::RUNNING, self.me);
+            record.word.store(claimed.0, Release);
+            return true;
+        }
         // Acquire: pairs with the Release of who made it runnable: context and kind are complete.
         let won = word.state() == TaskWord::RUNNABLE
             && record

@@ -9,6 +9,7 @@
 //! **If the P dies inside**, its scope word stays "inside" until recovery, which a handshake waits for: what the P was in the
 //! middle of is settled first.
 
+use crate::throw::throw_unless;
 use std::{
     sync::atomic::Ordering::{Release, SeqCst},
     time::Duration,
@@ -93,28 +94,47 @@ impl Proc {
         futex::wait(
             futex::low_half(word),
             stopped.0 as u32,
-            Duration::from_millis(5),
+            Duration::from_millis(1),
         );
         if self.seg.phase() == stopped {
             crate::recover::recover_dead(&self.seg);
         }
     }
 
+    /// What this P has marked goes into the cycle's sum at each of its handshakes. What is left when the cycle is over belongs to no sum:
+    /// slots returned since were marked in that cycle, and would be missing in the next one's.
+    fn settle_marked(&self, before: PhaseWord, phase: PhaseWord) {
+        let over = before.cycle() != phase.cycle() || phase.kind() == PhaseWord::OFF;
+        if over {
+            self.unflushed_marked.set(0);
+        } else if phase.black() {
+            self.flush_marked();
+        }
+    }
+
     /// The flush work of a handshake, done by the P for itself.
     fn take_over(&self, phase: PhaseWord) {
+        throw_unless!(
+            phase.kind() != PhaseWord::OFF || self.gcw.is_empty(),
+            "P has cached GC work at end of mark termination"
+        );
         let before = self.seen.get();
         if sweepgen_of(before) != sweepgen_of(phase) || before.0 == 0 {
             self.give_up_spans();
-            self.page_hint.set(0);
+            self.page_hint.set(self.home_word());
         }
+        // After the spans were given up, and before runs are painted: these count for the cycle that begins.
+        self.settle_marked(before, phase);
         self.seen.set(phase);
         if phase.black() && !self.black.get() {
             self.blacken_runs();
         }
         if before.cycle() != phase.cycle() {
             self.start_assist_account();
+            self.held_back_ns.set(0);
         }
         self.barrier.set(phase.barrier());
+        self.collector_due.set(phase.barrier());
         self.black.set(phase.black());
     }
 }

@@ -25,8 +25,8 @@ use crate::{
     failpoint, planted,
     sched::{
         commit::{Effect, Plan},
-        find_runnable,
         join::Join,
+        lost_runs,
         proc::Proc,
         run_queue::put_global,
         wake,
@@ -70,7 +70,8 @@ pub trait Task: Shared {
     /// Out of memory ([`Error::HeapFull`], [`Error::NoMemory`]) is tried again after a collection, a few times; any other error
     /// fails the task.
     fn step<'a>(cx: &'a mut Step<'_, Self>) -> Result<Next<'a, Self>>;
-    /// The input in words, for the report about a task that was given up.
+    /// The input in words, for the report about a task that was given up. Without words of its own the report shows the context's
+    /// first bytes.
     fn describe(&self, _cx: &Cx<'_>) -> String {
         String::new()
     }
@@ -151,10 +152,20 @@ impl<T: Task> Step<'_, T> {
         self.lost() as u32
     }
 
+    /// Would a lack of memory in this run be the end of the task? A program may then give up what the task belongs to, so a "yes" is
+    /// kept, whatever others free meanwhile.
+    pub fn is_last_try(&self) -> bool {
+        let proc = self.cx.proc();
+        let word = TaskWord(proc.seg.tasks[self.task].word.load(Relaxed));
+        let last = lost_runs::is_last_try(&proc.seg, self.task, word);
+        proc.said_last.set(proc.said_last.get() || last);
+        last
+    }
+
     fn lost(&self) -> u64 {
         let segment = &self.cx.proc().seg;
         let word = TaskWord(segment.tasks[self.task].word.load(Relaxed));
-        find_runnable::lost(segment, self.task, word)
+        lost_runs::lost(segment, self.task, word)
     }
 
     /// Makes a new task from this context, if the step takes effect.
@@ -274,6 +285,12 @@ impl Resolved<'_> {
         self.by_index.get(kind).copied().flatten().map(|e| e.step)
     }
 
+    /// Whether the task is of one of these kinds.
+    pub fn knows(&self, proc: &Proc, task: usize) -> bool {
+        let kind = proc.seg.tasks[task].kind.load(Relaxed) as usize;
+        self.by_index.get(kind).is_some_and(Option::is_some)
+    }
+
     pub fn describe(&self, proc: &Proc, task: usize) -> String {
         let kind = proc.seg.tasks[task].kind.load(Relaxed) as usize;
         self.by_index
@@ -339,8 +356,28 @@ fn describe<T: Task>(proc: &Proc, task: usize) -> String {
     let record = &proc.seg.tasks[task];
     let sel = TaskWord(record.word.load(Acquire)).sel() as usize;
     let cx = Cx::new(proc);
-    cx.gc::<T>(record.context[sel].load(Acquire))
-        .map_or(String::new(), |context| context.describe(&cx))
+    let Some(context) = cx.gc::<T>(record.context[sel].load(Acquire)) else {
+        return String::new();
+    };
+    match context.describe(&cx) {
+        text if text.is_empty() => hex(context),
+        text => text,
+    }
+}
+
+/// The first bytes of a context, as words of four bytes: better than nothing.
+#[expect(unsafe_code, reason = "reads an object's bytes without its type")]
+fn hex<T: Task>(context: Gc<'_, T>) -> String {
+    let first = context.as_bytes_ptr().cast::<u32>();
+    let words = (size_of::<T>() / 4).min(16);
+    let shown: Vec<String> = (0..words)
+        .map(|i| {
+            // SAFETY: inside the object, which is `size_of::<T>()` bytes long and begins at a multiple of 8. Volatile: fields that
+            // are atomics may be changed meanwhile by a step that shares the object; any value is as good for a report.
+            format!("{:08x}", unsafe { first.wrapping_add(i).read_volatile() })
+        })
+        .collect();
+    format!("context {}", shown.join(" "))
 }
 
 impl Proc {

@@ -20,6 +20,17 @@ pub(crate) fn wake(segment: &Segment, p: usize) {
     }
 }
 
+/// Wakes P `p` if it sleeps, so that its owner is asked "between" at once: for a thread beside the P's that has something for it. A P that is about to
+/// fall asleep may miss it, and looks up 10 ms later.
+///
+/// ```
+/// let segment = coheap::Segment::create(&Default::default()).unwrap();
+/// coheap::sched::poke(&segment, 0);
+/// ```
+pub fn poke(segment: &Segment, p: usize) {
+    wake(segment, p);
+}
+
 /// Wakes one sleeping P, if any, unless some P is looking for work already.
 pub(crate) fn wake_one(segment: &Segment) {
     if segment.hdr.sched.spinning.0.load(SeqCst) != 0 {

@@ -139,8 +139,12 @@ pub(super) fn make(backing: &Backing, name: &str, bytes: usize) -> Result<(Owned
                 .create_new(true)
                 .mode(0o600)
                 .open(path);
-            let file = file
-                .map_err(|e| Error::os(format!("creating segment file {}", path.display()), e))?;
+            let file = file.map_err(|e| match e.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::Exists {
+                    what: format!("segment file {}", path.display()),
+                },
+                _ => Error::os(format!("creating segment file {}", path.display()), e),
+            })?;
             let owned = Owned::File(path.clone());
             file.set_len(bytes as u64)
                 .map_err(|e| Error::os(format!("sizing {} to {bytes} bytes", path.display()), e))?;

@@ -13,7 +13,7 @@ use std::{
     sync::atomic::Ordering::{Acquire, Relaxed, Release},
 };
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use shm_layout::{
     MAX_HEAP_BYTES,
     geometry::Geometry,
@@ -21,8 +21,8 @@ use shm_layout::{
     word::PhaseWord,
 };
 
-use super::{Backing, Segment, backing, limits};
-use crate::{Error, error::Result, names};
+use super::{Backing, Segment, backing, huge, limits};
+use crate::{Error, error::Result, heap::oracle::Oracles, names};
 
 /// What a new segment should be.
 #[derive(Clone, Debug)]
@@ -101,7 +101,8 @@ impl Segment {
     /// Maps a segment that another process made and passed to us.
     ///
     /// # Errors
-    /// [`Error::LayoutMismatch`] naming the first field that differs; [`Error::Os`] when it cannot be mapped.
+    /// [`Error::LayoutMismatch`] naming the first field that differs; [`Error::Violation`] naming a table whose contents no heap of this
+    /// size can have; [`Error::Os`] when it cannot be mapped.
     pub fn open_fd(fd: OwnedFd) -> Result<Segment> {
         let stat =
             nix::sys::stat::fstat(fd.as_fd()).map_err(|e| Error::os("stat of the segment", e))?;
@@ -125,7 +126,9 @@ impl Segment {
         };
         let base = map(&fd, bytes)?;
         // SAFETY: mapped just now with this length; the file has this length by fstat, and shrinking it takes our own uid (S2).
-        Ok(unsafe { Segment::adopt(base, geo, fd, backing::Owned::Nothing) })
+        let segment = unsafe { Segment::adopt(base, geo, fd, backing::Owned::Nothing) };
+        super::check::counts(&segment)?;
+        Ok(segment)
     }
 
     /// Incarnation of the segment in a file, whatever version made it; `None` when the file holds no segment. Maps nothing.
@@ -155,14 +158,15 @@ impl Segment {
 }
 
 fn map(fd: &OwnedFd, bytes: usize) -> Result<NonNull<u8>> {
+    let at = aligned_hole(bytes)?;
     let len = NonZeroUsize::new(bytes).expect("a segment has a header");
-    // SAFETY: a fresh shared mapping at an address of the kernel's choice changes no memory that exists.
+    // SAFETY: a shared mapping in the place of a hole that `aligned_hole` has made for it changes no memory that is in use.
     let at = unsafe {
         mmap(
-            None,
+            Some(at),
             len,
             ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+            MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED,
             fd,
             0,
         )
@@ -173,6 +177,28 @@ fn map(fd: &OwnedFd, bytes: usize) -> Result<NonNull<u8>> {
     unsafe { madvise(at, bytes, MmapAdvise::MADV_DONTFORK) }
         .map_err(|e| Error::os("keeping the mapping from forked children", e))?;
     Ok(at.cast())
+}
+
+/// Addresses for a mapping of `bytes`, aligned for huge pages, held by a mapping that cannot be touched.
+fn aligned_hole(bytes: usize) -> Result<NonZeroUsize> {
+    let failed = |e| Error::os(format!("finding {bytes} bytes of addresses"), e);
+    let span = NonZeroUsize::new(bytes + huge::ALIGN).expect("more than nothing");
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice changes no memory that exists.
+    let hole =
+        unsafe { mmap_anonymous(None, span, ProtFlags::PROT_NONE, flags) }.map_err(failed)?;
+    let first = hole.addr().get();
+    let at = first.next_multiple_of(huge::ALIGN);
+    let (before, after) = (at - first, first + huge::ALIGN - at);
+    for (from, n) in [(0, before), (before + bytes, after)] {
+        if n > 0 {
+            // SAFETY: a part of the hole above, which nobody has seen.
+            let part = unsafe { hole.byte_add(from) };
+            // SAFETY: as above.
+            unsafe { munmap(part, n) }.map_err(failed)?;
+        }
+    }
+    Ok(NonZeroUsize::new(at).expect("not the zero page"))
 }
 
 /// Compares the header of the file with ours; the limit when all is well.
@@ -242,5 +268,6 @@ fn fill_header(segment: &Segment, config: &SegmentConfig) {
         .store(config.procs.max(1).into(), Relaxed);
     h.sched.next_timer_ns.0.store(u64::MAX, Relaxed);
     h.sched.redeliver_max.store(config.redeliver_max, Relaxed);
+    Oracles::of(&crate::debug::debug()).write(segment);
     debug_assert_eq!(id.magic.load(Acquire), 0);
 }

@@ -33,12 +33,9 @@ pub(crate) mod chunk {
 }
 
 impl Segment {
-    /// Commits more chunks: one eighth more than there are, at least one and at least `need_pages`.
+    /// Commits more chunks: as many as `need_pages` takes, at least one. No more: an allocation waits, a millisecond for each.
     pub(crate) fn grow(&self, need_pages: usize, me: Owner) -> Result<()> {
-        let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
-        let step = (committed / 8)
-            .clamp(1, 16)
-            .max(need_pages.div_ceil(CHUNK_PAGES));
+        let step = need_pages.div_ceil(CHUNK_PAGES).max(1);
         let mut made = 0;
         for c in 0..self.geo.chunks {
             if made == step {
@@ -55,6 +52,7 @@ impl Segment {
             }
         }
         if made == 0 {
+            self.hdr.stats.growth_refused.store(0, Relaxed);
             Err(self.heap_full((need_pages * PAGE_BYTES) as u64))
         } else {
             Ok(())
@@ -63,7 +61,7 @@ impl Segment {
 
     fn commit_chunk(&self, c: usize, was: JobWord, me: Owner) -> Result<()> {
         for (at, bytes) in self.geo.chunk_ranges(c) {
-            limits::reserve(self.fd(), at, bytes)?;
+            limits::reserve_noted(&self.hdr.stats.growth_refused, self.fd(), at, bytes)?;
         }
         failpoint!("grow.reserved");
         let mine = JobWord(0)
@@ -90,6 +88,7 @@ impl Segment {
         }
         failpoint!("grow.done");
         self.chunk_words[c].store(mine.with_state(chunk::READY).0, Release);
+        self.huge_again(c);
         Ok(())
     }
 
@@ -108,17 +107,21 @@ impl Segment {
     pub(crate) fn ready_bytes(&self) -> u64 {
         let ready =
             |w: &shm_layout::sync::AtomicU64| JobWord(w.load(Relaxed)).state() == chunk::READY;
-        let committed = self.hdr.committed_chunks.0.load(Acquire) as usize;
-        self.chunk_words[..committed]
+        self.chunk_words[..self.chunks_used()]
             .iter()
             .filter(|w| ready(w))
             .count() as u64
             * shm_layout::CHUNK_BYTES as u64
     }
 
+    /// Has the chunk memory that nobody is about to take away?
+    pub(super) fn is_ready(&self, c: usize) -> bool {
+        JobWord(self.chunk_words[c].load(Acquire)).state() == chunk::READY
+    }
+
     fn is_idle_chunk(&self, c: usize) -> bool {
         let first = c * CHUNK_PAGES / 64;
-        JobWord(self.chunk_words[c].load(Acquire)).state() == chunk::READY
+        self.is_ready(c)
             && self.page_bits[first..first + CHUNK_PAGES / 64]
                 .iter()
                 .all(|w| w.load(Acquire) == !0)
@@ -185,7 +188,7 @@ impl Segment {
 
     /// Claims `count` consecutive pages for `me`, growing the heap when none are free. Returns the first; its word says
     /// `CLAIMED` by `me`, the others `BODY`. `hint` is where the last search ended; `reclaim` makes pages free by other means,
-    /// and is asked before the heap grows.
+    /// and is asked before the heap grows. It ends by itself: an allocation does not sweep a whole heap.
     pub(crate) fn claim_pages(
         &self,
         count: usize,
@@ -209,7 +212,7 @@ impl Segment {
         }
     }
 
-    fn bit_words(&self) -> usize {
+    pub(crate) fn bit_words(&self) -> usize {
         self.hdr.committed_chunks.0.load(Acquire) as usize * (CHUNK_PAGES / 64)
     }
 

@@ -4,7 +4,14 @@
 //! first (`fallocate`), where "none left" is an error value. A memory cgroup gives no error at all, it kills: its limit is read
 //! before each step.
 
-use std::{fs, os::fd::BorrowedFd, sync::OnceLock};
+use std::{
+    fmt, fs,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::{OnceLock, atomic::Ordering::Relaxed},
+};
+
+use shm_layout::sync::AtomicU64;
 
 use nix::{errno::Errno, fcntl::FallocateFlags};
 
@@ -13,31 +20,102 @@ use crate::{Error, error::Result};
 /// Left free below a cgroup's limit, for page tables, stacks and other programs' bursts.
 const CGROUP_MARGIN_BYTES: u64 = 8 << 20;
 
+/// Who refused memory below the heap's own limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A memory cgroup has this many bytes left.
+    Cgroup(u64),
+    /// The file system behind the segment.
+    FileSystem,
+    /// The machine.
+    Machine,
+}
+
+impl Refusal {
+    /// As a word of the segment, never 0.
+    fn word(self) -> u64 {
+        match self {
+            Refusal::Cgroup(room) => room << 2 | 1,
+            Refusal::FileSystem => 2,
+            Refusal::Machine => 3,
+        }
+    }
+
+    fn from_word(word: u64) -> Option<Refusal> {
+        match word & 3 {
+            0 => None,
+            1 => Some(Refusal::Cgroup(word >> 2)),
+            2 => Some(Refusal::FileSystem),
+            _ => Some(Refusal::Machine),
+        }
+    }
+
+    fn error(self, need_bytes: usize) -> Error {
+        Error::NoMemory {
+            need_bytes: need_bytes as u64,
+            reason: self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Cgroup(room) => write!(
+                f,
+                "the memory cgroup has {room} bytes left, and kills instead of refusing"
+            ),
+            Refusal::FileSystem => f.write_str("the file system behind the segment is full"),
+            Refusal::Machine => f.write_str("the machine has no memory left"),
+        }
+    }
+}
+
 /// Allocates a byte range of the file. Idempotent: what is allocated stays as it is.
 ///
 /// # Errors
 /// [`Error::NoMemory`] naming who refused.
 pub(crate) fn reserve(fd: BorrowedFd<'_>, at: usize, bytes: usize) -> Result<()> {
+    try_reserve(fd, at, bytes)?.map_err(|refusal| refusal.error(bytes))
+}
+
+/// As [`reserve`], with a note in the segment of who refused last: a step that fails for want of memory may find no room for an
+/// error of its own.
+pub(crate) fn reserve_noted(
+    note: &AtomicU64,
+    fd: BorrowedFd<'_>,
+    at: usize,
+    bytes: usize,
+) -> Result<()> {
+    let answer = try_reserve(fd, at, bytes)?;
+    note.store(answer.map_or_else(Refusal::word, |()| 0), Relaxed);
+    answer.map_err(|refusal| refusal.error(bytes))
+}
+
+/// Who refused the last growth, in words; `None` when it succeeded.
+pub(crate) fn noted(note: &AtomicU64) -> Option<String> {
+    Refusal::from_word(note.load(Relaxed)).map(|refusal| refusal.to_string())
+}
+
+fn try_reserve(
+    fd: BorrowedFd<'_>,
+    at: usize,
+    bytes: usize,
+) -> Result<std::result::Result<(), Refusal>> {
     if bytes == 0 {
-        return Ok(());
+        return Ok(Ok(()));
     }
-    let refused = |reason: String| Error::NoMemory {
-        need_bytes: bytes as u64,
-        reason,
-    };
     if let Some(room) = cgroup_room()
         && (bytes as u64) + CGROUP_MARGIN_BYTES > room
     {
-        return Err(refused(format!(
-            "the memory cgroup has {room} bytes left, and kills instead of refusing"
-        )));
+        return Ok(Err(Refusal::Cgroup(room)));
     }
     loop {
         return match nix::fcntl::fallocate(fd, FallocateFlags::empty(), at as i64, bytes as i64) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Ok(())),
             Err(Errno::EINTR) => continue,
-            Err(Errno::ENOSPC) => Err(refused("the file system behind the segment is full".into())),
-            Err(Errno::ENOMEM) => Err(refused("the machine has no memory left".into())),
+            Err(Errno::ENOSPC) => Ok(Err(Refusal::FileSystem)),
+            Err(Errno::ENOMEM) => Ok(Err(Refusal::Machine)),
             Err(e) => Err(Error::os(
                 format!("reserving {bytes} bytes of the segment"),
                 e,
@@ -53,39 +131,133 @@ pub(crate) fn release(fd: BorrowedFd<'_>, at: usize, bytes: usize) -> Result<()>
         .map_err(|e| Error::os(format!("giving back {bytes} bytes of the segment"), e))
 }
 
-/// Files that hold limit and usage of this process's memory cgroup, version 2 or 1.
-fn cgroup_files() -> Option<&'static (String, String)> {
-    static FILES: OnceLock<Option<(String, String)>> = OnceLock::new();
-    FILES
-        .get_or_init(|| {
-            let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-            own.lines().find_map(|line| {
-                let mut fields = line.splitn(3, ':');
-                let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-                let (root, max, current) = match controllers {
-                    "" => ("/sys/fs/cgroup", "memory.max", "memory.current"),
-                    c if c.split(',').any(|c| c == "memory") => (
-                        "/sys/fs/cgroup/memory",
-                        "memory.limit_in_bytes",
-                        "memory.usage_in_bytes",
-                    ),
-                    _ => return None,
-                };
-                let files = (
-                    format!("{root}{path}/{max}"),
-                    format!("{root}{path}/{current}"),
-                );
-                fs::metadata(&files.0).is_ok().then_some(files)
-            })
-        })
-        .as_ref()
+/// One memory cgroup, version 2 or 1: its limit applies to everything below it.
+struct Group {
+    max: PathBuf,
+    current: PathBuf,
+    stat: PathBuf,
+    /// Line of `stat` with the bytes of files that the kernel drops before it kills.
+    reclaimable: &'static str,
 }
 
-/// Bytes left below the memory cgroup's limit; `None` without a limit.
-pub(crate) fn cgroup_room() -> Option<u64> {
-    let (max, current) = cgroup_files()?;
-    let number = |file: &str| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
-    // Version 1 says "no limit" with a number near 2^63.
-    let max = number(max).filter(|&m| m < 1 << 60)?;
-    Some(max.saturating_sub(number(current)?))
+impl Group {
+    /// Bytes left below the limit; `None` without a limit.
+    fn room(&self) -> Option<u64> {
+        let number = |file: &Path| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok();
+        // Version 1 says "no limit" with a number near 2^63, version 2 with a word.
+        let max = number(&self.max).filter(|&m| m < 1 << 60)?;
+        let used = number(&self.current)?.saturating_sub(self.reclaimable());
+        Some(max.saturating_sub(used))
+    }
+
+    fn reclaimable(&self) -> u64 {
+        let stat = fs::read_to_string(&self.stat).unwrap_or_default();
+        let mut words = stat.split_whitespace();
+        words.find(|&word| word == self.reclaimable);
+        words.next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// This process's memory cgroup and those above it.
+fn cgroups() -> &'static [Group] {
+    static GROUPS: OnceLock<Vec<Group>> = OnceLock::new();
+    GROUPS.get_or_init(|| {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        own.lines().flat_map(groups_of).collect()
+    })
+}
+
+/// The groups that a line `id:controllers:path` names, from the innermost out.
+fn groups_of(line: &str) -> Vec<Group> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+        return Vec::new();
+    };
+    let (root, max, current, reclaimable) = match controllers {
+        "" => (
+            "/sys/fs/cgroup",
+            "memory.max",
+            "memory.current",
+            "inactive_file",
+        ),
+        c if c.split(',').any(|c| c == "memory") => (
+            "/sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+        _ => return Vec::new(),
+    };
+    let innermost = Path::new(root).join(path.trim_start_matches('/'));
+    innermost
+        .ancestors()
+        .take_while(|dir| dir.starts_with(root))
+        .map(|dir| Group {
+            max: dir.join(max),
+            current: dir.join(current),
+            stat: dir.join("memory.stat"),
+            reclaimable,
+        })
+        .filter(|group| group.max.exists())
+        .collect()
+}
+
+/// Bytes left below the limit of the tightest memory cgroup that this process is in, what the kernel would drop first not counted;
+/// `None` without a limit.
+///
+/// ```
+/// if let Some(room) = coheap::segment::cgroup_room() {
+///     println!("{room} bytes until the kernel kills");
+/// }
+/// ```
+pub fn cgroup_room() -> Option<u64> {
+    cgroups().iter().filter_map(Group::room).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_would_drop_counts_as_room() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let write =
+            |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("writes");
+        write("memory.max", "1000\n");
+        write("memory.current", "900\n");
+        write(
+            "memory.stat",
+            "anon 100\ninactive_file 300\nactive_file 500\n",
+        );
+        let group = Group {
+            max: dir.path().join("memory.max"),
+            current: dir.path().join("memory.current"),
+            stat: dir.path().join("memory.stat"),
+            reclaimable: "inactive_file",
+        };
+        assert_eq!(group.room(), Some(400));
+        write("memory.max", "max\n");
+        assert_eq!(group.room(), None);
+        write("memory.max", "9223372036854771712\n");
+        assert_eq!(group.room(), None);
+    }
+
+    #[test]
+    fn a_refusal_fits_into_its_word() {
+        for refusal in [
+            Refusal::Cgroup(0),
+            Refusal::Cgroup(1 << 40),
+            Refusal::FileSystem,
+            Refusal::Machine,
+        ] {
+            assert_eq!(Refusal::from_word(refusal.word()), Some(refusal));
+        }
+        assert_eq!(Refusal::from_word(0), None);
+    }
+
+    #[test]
+    fn other_controllers_have_no_memory_limit() {
+        assert!(groups_of("3:cpu,cpuacct:/x").is_empty());
+        assert!(groups_of("nonsense").is_empty());
+    }
 }

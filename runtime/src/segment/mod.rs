@@ -14,15 +14,17 @@
 )]
 
 mod backing;
+mod check;
 mod create;
 mod grow;
+mod huge;
 pub(crate) mod limits;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::NonNull,
     sync::Arc,
-    sync::atomic::Ordering::Acquire,
+    sync::atomic::Ordering::{Acquire, SeqCst},
 };
 
 use shm_layout::sync::{AtomicU16, AtomicU64};
@@ -44,6 +46,7 @@ pub use backing::Backing;
 pub(crate) use create::HEAP_MINIMUM_BYTES;
 pub use create::SegmentConfig;
 pub(crate) use grow::settle_pages;
+pub use limits::cgroup_room;
 
 /// A handle on the mapped segment; clones share one mapping.
 ///
@@ -220,6 +223,13 @@ impl Segment {
         self.base.as_ptr() as usize
     }
 
+    /// The collector's phase, for ghosts: read without being noticed.
+    #[cfg(feature = "model")]
+    pub(crate) fn phase_unseen(&self) -> PhaseWord {
+        // SAFETY: a word of the mapped segment; in a model one thread plays every process.
+        PhaseWord(unsafe { *self.hdr.gc.phase.0.as_ptr() })
+    }
+
     /// The collector's phase; while the world is stopped, the one it was stopped in.
     pub(crate) fn running_phase(&self) -> PhaseWord {
         let phase = self.phase();
@@ -244,33 +254,33 @@ impl Segment {
 }
 
 impl Inner {
-    /// The P records ever leased.
+    /// The P records ever leased. This and the next three are bounded: a daemon goes on reading a heap that somebody has spoiled.
     #[inline]
     pub(crate) fn used_procs(&self) -> &'static [ProcRecord] {
-        &self.procs[..self
-            .hdr
-            .sched
-            .proc_high
-            .load(std::sync::atomic::Ordering::SeqCst) as usize]
+        let high = self.hdr.sched.proc_high.load(SeqCst) as usize;
+        &self.procs[..high.min(MAX_P)]
     }
 
     /// Task records ever used: no finder shows one beyond.
     #[inline]
     pub(crate) fn tasks_used(&self) -> usize {
         // SeqCst: raised before a record is first entered anywhere.
-        self.hdr
-            .sched
-            .task_high
-            .load(std::sync::atomic::Ordering::SeqCst) as usize
+        let high = self.hdr.sched.task_high.load(SeqCst) as usize;
+        high.min(self.geo.tasks)
     }
 
     /// Work buffers ever used: no finder shows one beyond.
     #[inline]
     pub(crate) fn workbufs_used(&self) -> usize {
-        self.hdr
-            .sched
-            .workbuf_high
-            .load(std::sync::atomic::Ordering::SeqCst) as usize
+        let high = self.hdr.sched.workbuf_high.load(SeqCst) as usize;
+        high.min(self.geo.workbufs)
+    }
+
+    /// Chunks ever committed.
+    #[inline]
+    pub(crate) fn chunks_used(&self) -> usize {
+        let high = self.hdr.committed_chunks.0.load(Acquire) as usize;
+        high.min(self.geo.chunks)
     }
 
     /// Address of the object that `r` names. Arithmetic only; whether it may be touched is the caller's argument.

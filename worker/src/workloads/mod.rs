@@ -115,6 +115,10 @@ pub fn kinds() -> Kinds {
 /// [`Error::Invalid`] for arguments that cannot work; those of an allocation and of [`P::submit`].
 pub fn submit(p: &mut P, run: u64, spec: &WorkloadSpec) -> Result<Running> {
     check(spec)?;
+    if p.enter(|cx| Ok::<_, Error>(run::find(cx, run)?.is_none()))? {
+        make_room(p);
+    }
+    p.segment().name_run(run);
     let begun = p.enter(|cx| {
         let run = run::enter(cx, run, spec)?;
         Ok::<_, Error>(run.has_begun())
@@ -125,6 +129,13 @@ pub fn submit(p: &mut P, run: u64, spec: &WorkloadSpec) -> Result<Running> {
     Ok(Running { run })
 }
 
+/// What failed before is over when something new begins: a run that filled the heap must not leave it full.
+fn make_room(p: &mut P) {
+    if p.forget_failed() > 0 {
+        p.collect();
+    }
+}
+
 impl Running {
     /// The result, when there is one. `None` while the run goes on, or when the heap knows no such run.
     pub fn poll(&self, p: &mut P) -> Option<Result<Report>> {
@@ -132,14 +143,14 @@ impl Running {
             let run = run::find(cx, self.run).ok().flatten()?;
             Some(match run.outcome(cx) {
                 Some(outcome) if outcome.failed == 0 => Seen::Report(report(cx, &outcome)),
-                Some(outcome) => Seen::Failed(outcome.text(cx)),
-                None if run.has_failed() => Seen::Failed(String::new()),
+                Some(outcome) => Seen::Failed(outcome.text(cx), run.met_a_full_heap()),
+                None if run.has_failed() => Seen::Failed(String::new(), run.met_a_full_heap()),
                 None => Seen::Nothing,
             })
         })?;
         match found {
             Seen::Report(report) => Some(Ok(report)),
-            Seen::Failed(text) => Some(Err(run::error(p, text))),
+            Seen::Failed(text, full) => Some(Err(run::error(p, text, full))),
             Seen::Nothing => self.stranded(p),
         }
     }
@@ -160,14 +171,15 @@ impl Running {
         if ended {
             return self.poll(p);
         }
-        Some(Err(run::error(p, String::new())))
+        Some(Err(run::error(p, String::new(), false)))
     }
 }
 
 enum Seen {
     Nothing,
     Report(Report),
-    Failed(String),
+    /// With what is known, and whether the heap was full.
+    Failed(String, bool),
 }
 
 fn report(cx: &Cx<'_>, outcome: &Outcome) -> Report {

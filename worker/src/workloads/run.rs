@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Release},
+    Ordering::{AcqRel, Acquire, Release},
 };
 
 use coheap::{Cx, Error, Gc, GcStr, Join, Next, P, Result, Shared, Slot, Step, Task};
@@ -35,6 +35,13 @@ pub struct Run {
     next: Slot<Run>,
     cancelled: AtomicU32,
     failed: AtomicU32,
+}
+
+/// Why a run goes on no more ([`Run::cancelled`]): the greater reason stays. It travels with the cancelling, because the task that
+/// gave the reason is marked as failed only afterwards, or never, when its process dies in between.
+mod cancelled {
+    pub const PART_FAILED: u32 = 1;
+    pub const HEAP_FULL: u32 = 2;
 }
 
 mod kind {
@@ -92,6 +99,16 @@ impl Run {
     /// Has a part of it failed, so that the other parts need not go on?
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Acquire) != 0
+    }
+
+    /// Is a lack of memory the reason?
+    pub fn met_a_full_heap(&self) -> bool {
+        self.cancelled.load(Acquire) == cancelled::HEAP_FULL
+    }
+
+    fn cancel(&self, why: u32) {
+        // AcqRel: pairs with the Acquire loads of the other tasks of the run.
+        self.cancelled.fetch_max(why, AcqRel);
     }
 
     fn is_over(&self) -> bool {
@@ -281,7 +298,7 @@ pub fn cancel<'cx>(
     run: Gc<'_, Run>,
     what: &str,
 ) -> Result<Option<Gc<'cx, Outcome>>> {
-    run.cancelled.store(1, Release);
+    run.cancel(cancelled::PART_FAILED);
     let outcome = cx.alloc(Outcome {
         failed: 1,
         ..Outcome::default()
@@ -295,54 +312,62 @@ pub fn cancel<'cx>(
 ///
 /// # Errors
 /// That of the step.
-pub fn or_cancel<T>(run: Gc<'_, Run>, starved: u32, result: Result<T>) -> Result<T> {
+pub fn or_cancel<T>(run: Gc<'_, Run>, last: bool, result: Result<T>) -> Result<T> {
     if let Err(Error::HeapFull { .. } | Error::NoMemory { .. }) = result
-        && starved >= HUNGER_MAX
+        && last
     {
-        run.cancelled.store(1, Release);
+        run.cancel(cancelled::HEAP_FULL);
     }
     result
 }
 
-/// Runs of a step that may end for lack of memory before its task is given up: the scheduler's limit.
-const HUNGER_MAX: u32 = 3;
-
 /// What a step asks the heap for when its present span is full: named when there was no room for the error's own text.
 const SPAN_BYTES: u64 = 16 << 10;
 
-/// The error of a failed run: the most telling one of the tasks that were given up.
-pub fn error(p: &mut P, what: String) -> Error {
+/// The error of a failed run: that it met a full heap, or the most telling one of the tasks that were given up.
+pub fn error(p: &mut P, what: String, full: bool) -> Error {
     let failed = p.failed_tasks(1000);
     // A full heap makes other parts fail in its wake, so it is the reason if it is there at all.
-    let first = failed
-        .iter()
-        .find(|t| t.error_code == 6)
-        .or_else(|| failed.iter().find(|t| !t.error.is_empty()))
-        .or(failed.first());
-    let Some(task) = first else {
+    let hungry = failed.iter().find(|t| t.error_code == 6);
+    if full || hungry.is_some() {
+        return no_room(
+            p,
+            hungry.map_or(SPAN_BYTES, |task| bytes_wanted(&task.error)),
+        );
+    }
+    let telling = failed.iter().find(|t| !t.error.is_empty());
+    let Some(task) = telling.or(failed.first()) else {
         return Error::Task { what };
     };
-    if task.error_code == 6 {
-        let status = p.segment().status();
-        return Error::HeapFull {
-            need_bytes: bytes_wanted(&task.error),
-            live_bytes: status.heap_live,
-            limit_bytes: status.limit_bytes,
-        };
-    }
     if task.error_code == 8 {
         return Error::GaveUp {
             name: task.kind.clone(),
             attempts: task.attempts,
-            reason: if what.is_empty() {
-                "its process died each time".into()
-            } else {
-                what
-            },
+            reason: [
+                task.error.clone(),
+                what,
+                "its process died each time".into(),
+            ]
+            .into_iter()
+            .find(|reason| !reason.is_empty())
+            .unwrap_or_default(),
         };
     }
     Error::Task {
         what: format!("{}: {}", task.kind, task.error),
+    }
+}
+
+/// The heap's limit was met, or the machine's.
+fn no_room(p: &P, need_bytes: u64) -> Error {
+    let status = p.segment().status();
+    match status.growth_refused {
+        Some(reason) => Error::NoMemory { need_bytes, reason },
+        None => Error::HeapFull {
+            need_bytes,
+            live_bytes: status.heap_live,
+            limit_bytes: status.limit_bytes,
+        },
     }
 }
 

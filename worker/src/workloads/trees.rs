@@ -8,6 +8,8 @@
 //! **If a process dies** its steps run again; counts travel as results of tasks, so each counts once.
 //! **Rejected:** one task per tree: at depth 4 a tree is 31 nodes, less work than a task.
 
+use std::cell::Cell;
+
 use coheap::{
     Array, Cx, Error, Gc, GcStr, Join, JoinRef, Kinds, Next, Result, Shared, Slot, Step, Task,
 };
@@ -45,13 +47,26 @@ pub struct Number {
 /// # Errors
 /// Those of an allocation.
 pub fn bottom_up<'cx>(cx: &'cx Cx<'_>, depth: u32) -> Result<Gc<'cx, Node>> {
-    if depth == 0 {
-        return cx.alloc(Node::default());
-    }
-    let (left, right) = (bottom_up(cx, depth - 1)?, bottom_up(cx, depth - 1)?);
-    join_halves(cx, left, right)
+    let failed = Cell::new(None);
+    grown(cx, depth, &failed).ok_or_else(|| failed.take().expect("no tree, so an error"))
 }
 
+/// The recursion of [`bottom_up`]: a node or nothing goes by a register, while a `Result` would go through memory at every level. The
+/// error waits in `failed`.
+fn grown<'cx>(cx: &'cx Cx<'_>, depth: u32, failed: &Cell<Option<Error>>) -> Option<Gc<'cx, Node>> {
+    if depth == 0 {
+        return noted(cx.alloc(Node::default()), failed);
+    }
+    let (left, right) = (grown(cx, depth - 1, failed)?, grown(cx, depth - 1, failed)?);
+    noted(join_halves(cx, left, right), failed)
+}
+
+#[inline(always)]
+fn noted<T>(result: Result<T>, failed: &Cell<Option<Error>>) -> Option<T> {
+    result.map_err(|e| failed.set(Some(e))).ok()
+}
+
+#[inline(always)]
 fn join_halves<'cx>(
     cx: &'cx Cx<'_>,
     left: Gc<'_, Node>,
@@ -134,7 +149,7 @@ impl Task for Build {
         if run.is_cancelled() {
             return Ok(Next::Done(None));
         }
-        run::or_cancel(run, cx.starved(), build_on(cx))
+        run::or_cancel(run, cx.is_last_try(), build_on(cx))
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {
@@ -250,7 +265,7 @@ impl Task for Churn {
         } else {
             churn_one(cx)
         };
-        run::or_cancel(run, cx.starved(), next)
+        run::or_cancel(run, cx.is_last_try(), next)
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {

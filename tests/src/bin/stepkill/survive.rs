@@ -29,6 +29,16 @@ impl Signature {
         self == other || lags && self.outcome == other.outcome && self.tasks == other.tasks
     }
 
+    /// As [`Signature::is`], wherever the objects lie: a survivor that was there all the time goes on in its spans, or finds others, by
+    /// when it meets the new phase: a span more or less for each of the two types it allocates. The audit accounts for every page in any case.
+    pub fn is_elsewhere(&self, other: &Signature, lags: bool) -> bool {
+        let there = Signature {
+            spans: other.spans,
+            ..self.clone()
+        };
+        self.spans.abs_diff(other.spans) <= 2 && there.is(other, lags)
+    }
+
     /// One task given up, and no effect of it.
     pub fn gave_up(&self) -> bool {
         self.tasks == [0, 0, 0, 0, 0, 0, 1, 0] && self.outcome.starts_with("log []")

@@ -1,5 +1,9 @@
 //! The stepped process: started by exec of this program, stopped at its first mark, taken further instruction by instruction.
 //!
+//! A step costs 30 µs where the kernel is a guest's, so a victim that only has to get somewhere is not stepped there: [`Stepped::run_to`]
+//! sets a breakpoint at a [`Point`] that an earlier victim has passed, and counts. Children get the addresses that others had
+//! ([`fix_addresses`]), so a point is an address.
+//!
 //! **If this program dies** the kernel kills what it traces (`PTRACE_O_EXITKILL`, and the death signal).
 
 use std::{
@@ -18,6 +22,27 @@ use nix::{
 };
 
 use crate::mark;
+
+/// A moment in an operation: the n-th time that an instruction is the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Instructions of the operation that were done in the victim that was stepped.
+    pub instruction: u64,
+    /// Address of the next instruction.
+    pub at: u64,
+    /// How often it has been the next one.
+    pub visit: u64,
+}
+
+/// An instruction that stops the process.
+const BREAK: u8 = 0xcc;
+
+/// Lets every child of this process have the same addresses.
+pub fn fix_addresses() {
+    use nix::sys::personality::{Persona, get, set};
+    // Without, breakpoints are missed, and kills come at the operation's end.
+    let _ = get().and_then(|now| set(now | Persona::ADDR_NO_RANDOMIZE));
+}
 
 /// Variable by which a victim learns which fault to have.
 pub const PLANT: &str = "COHEAP_PLANT";
@@ -171,6 +196,10 @@ impl Stepped {
         if ptrace::step(self.pid, None).is_err() {
             return Stop::Other;
         }
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Stop {
         match waitpid(self.pid, Some(WaitPidFlag::__WALL)) {
             Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => Stop::Stepped,
             Ok(WaitStatus::Stopped(_, Signal::SIGILL)) => Stop::Mark,
@@ -180,6 +209,68 @@ impl Stepped {
             }
             _ => Stop::Other,
         }
+    }
+
+    /// Runs from the first mark to a point, or to the next mark.
+    ///
+    /// # Errors
+    /// The child cannot be traced any more.
+    pub fn run_to(&mut self, point: &Point) -> Result<Stop, String> {
+        let mut visits = 0;
+        let plain = self.peek(point.at)?;
+        loop {
+            // One step: off the breakpoint, or on a first one.
+            let stop = self.step();
+            visits += u64::from(stop == Stop::Stepped && self.at() == point.at);
+            if stop != Stop::Stepped || visits == point.visit {
+                return Ok(stop);
+            }
+            if self.at() == point.at {
+                continue;
+            }
+            self.poke(point.at, plain & !0xff | i64::from(BREAK))?;
+            ptrace::cont(self.pid, None).map_err(|e| e.to_string())?;
+            let stop = self.wait();
+            if stop == Stop::Other {
+                return Ok(stop);
+            }
+            self.poke(point.at, plain)?;
+            if stop == Stop::Mark {
+                return Ok(stop);
+            }
+            self.back_to(point.at)?;
+            visits += 1;
+            if visits == point.visit {
+                return Ok(Stop::Stepped);
+            }
+        }
+    }
+
+    /// Runs to the next mark.
+    ///
+    /// # Errors
+    /// The child cannot be traced any more.
+    pub fn run_to_mark(&mut self) -> Result<Stop, String> {
+        ptrace::cont(self.pid, None).map_err(|e| e.to_string())?;
+        Ok(self.wait())
+    }
+
+    fn peek(&self, at: u64) -> Result<i64, String> {
+        ptrace::read(self.pid, at as ptrace::AddressType).map_err(|e| e.to_string())
+    }
+
+    fn poke(&self, at: u64, word: i64) -> Result<(), String> {
+        ptrace::write(self.pid, at as ptrace::AddressType, word).map_err(|e| e.to_string())
+    }
+
+    /// Over the breakpoint it has run; the instruction there has not.
+    fn back_to(&self, at: u64) -> Result<(), String> {
+        let mut regs = ptrace::getregs(self.pid).map_err(|e| e.to_string())?;
+        if regs.rip != at + 1 {
+            return Err(format!("a trap at {:#x} that nobody set", regs.rip));
+        }
+        regs.rip = at;
+        ptrace::setregs(self.pid, regs).map_err(|e| e.to_string())
     }
 
     /// Kills it, and waits until the kernel has marked what it held.

@@ -78,9 +78,12 @@ impl Task for Batch {
             reading.read();
             reading.counter.encode()
         });
+        // Files were read, and nothing is known of it yet: a death here reads them again.
+        #[cfg(feature = "failpoints")]
+        coheap::failpoint::hit("index.batch");
         let cx = &*cx;
         let run = present(cx.context().run.load(cx))?;
-        run::or_cancel(run, cx.starved(), after(cx, &reading, &shards))
+        run::or_cancel(run, cx.is_last_try(), after(cx, &reading, &shards))
     }
 
     fn describe(&self, cx: &Cx<'_>) -> String {

@@ -69,7 +69,7 @@ impl Task for Merge {
         if run.is_cancelled() {
             return Ok(Next::Done(None));
         }
-        run::or_cancel(run, cx.starved(), merge_on(cx))
+        run::or_cancel(run, cx.is_last_try(), merge_on(cx))
     }
 
     fn describe(&self, _cx: &Cx<'_>) -> String {

@@ -1,0 +1,149 @@
+//! Growing: what an allocation waits for, and what is done before the next step instead.
+//!
+//! An allocation that finds no page sweeps a little ([`RECLAIM_BLOCKS`]), then commits one chunk: that is about a millisecond. Where
+//! one was missing more will be. So the P notes it, and commits further ones between steps, one at a time, until a sixteenth has been added.
+//!
+//! Each process meets its own page faults, one to two microseconds for every 4 KiB that others have touched before. So a P looks for pages where it found
+//! them last time, and maps half a megabyte in one call when it has claimed an eighth of that: a tenth of the price of the faults.
+//!
+//! **If the P dies** the note is lost with it; nothing else. **Rejected:** sweeping until a page is found: where a gigabyte is live
+//! that was a step of 150 ms; several chunks at once: tens of milliseconds.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::sweep::BLOCK_PAGES;
+use crate::{error::Result, sched::proc::Proc};
+
+/// Blocks swept at most for one page before the heap grows: 2 MiB of it, an eighth of a millisecond.
+const RECLAIM_BLOCKS: usize = 16;
+/// Pages whose small pages are mapped together: 512 KiB, as many as a word has bits.
+const KNOWN_PAGES: usize = 64;
+/// Claimed pages of such a block after which the rest is mapped too: 64 KiB. Below, a process that does little would pay for what it never touches.
+const KNOWN_AFTER: u8 = 8;
+/// Chunks committed ahead at most.
+const AHEAD_MAX: u32 = 8;
+
+impl Proc {
+    /// Claims pages, sweeping a little before the heap grows: what is not found soon is left to who sweeps in proportion. Only a
+    /// heap that cannot grow any more is swept to its end.
+    pub(crate) fn claim_pages(&self, pages: usize) -> Result<usize> {
+        let mut hint = self.page_hint.get();
+        let mut left = RECLAIM_BLOCKS + pages / BLOCK_PAGES;
+        let mut refused = false;
+        let found = self.seg.claim_pages(pages, self.me, &mut hint, &mut || {
+            left = left.saturating_sub(1);
+            if left > 0 && self.sweep_some() {
+                return true;
+            }
+            // Asked once: each refusal costs system calls, and sweeping the rest may take thousands of turns.
+            refused = refused || !self.grow_for(pages);
+            !refused || self.sweep_some()
+        });
+        self.page_hint.set(hint);
+        if let Ok(first) = found {
+            self.get_to_know(first, pages);
+        }
+        found
+    }
+
+    /// Where this P begins to look for pages after each cycle: every P at a place of its own, so that it meets the pages again that it has mapped, and
+    /// no two of them fight for the same words.
+    pub(crate) fn home_word(&self) -> usize {
+        if cfg!(feature = "model") {
+            return 0; // The explorer wants them to meet.
+        }
+        let procs = self.seg.used_procs().len().max(1);
+        self.seg.bit_words() * self.index() / procs
+    }
+
+    /// Counts pages of a block that this P has claimed; maps the whole block when they are some.
+    fn get_to_know(&self, first: usize, count: usize) {
+        let mut known = self.blocks_known.borrow_mut();
+        let (mut page, end) = (first, first + count);
+        while page < end {
+            let block = page / KNOWN_PAGES;
+            let next = (block + 1) * KNOWN_PAGES;
+            if known.len() <= block {
+                known.resize(self.seg.bit_words().max(block + 1), 0);
+            }
+            let claimed = (next.min(end) - page).min(KNOWN_PAGES) as u8;
+            page = next;
+            if known[block] < KNOWN_AFTER {
+                known[block] += claimed.min(KNOWN_AFTER);
+                if known[block] >= KNOWN_AFTER {
+                    self.seg.map_pages(block * KNOWN_PAGES, KNOWN_PAGES);
+                }
+            }
+        }
+    }
+
+    /// Grows the heap because an allocation found no page. False when it cannot grow.
+    fn grow_for(&self, pages: usize) -> bool {
+        let committed = self.seg.hdr.committed_chunks.0.load(Relaxed);
+        self.grow_ahead.set((committed / 16).min(AHEAD_MAX));
+        self.seg.grow(pages, self.me).is_ok()
+    }
+
+    /// Between steps: commits one of the chunks that the last growth has left to do. True when there was one.
+    #[inline]
+    pub(crate) fn grow_a_chunk_ahead(&self) -> bool {
+        let left = self.grow_ahead.get();
+        if left == 0 {
+            return false;
+        }
+        let grown = self.seg.grow(0, self.me).is_ok();
+        self.grow_ahead.set(if grown { left - 1 } else { 0 });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Array, Cx, Gc, P, Segment, SegmentConfig, Slot};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    /// Blocks that all parts of an allocation together may sweep: for its price, for its type, for its page, for the next cycle.
+    const BLOCKS: u64 = 40;
+
+    fn object<'cx>(cx: &'cx Cx<'_>) -> Gc<'cx, Array<u64>> {
+        cx.array::<u64>(1000).expect("room")
+    }
+
+    #[test]
+    fn no_allocation_sweeps_or_commits_much() {
+        let segment = Segment::create(&SegmentConfig {
+            max_bytes: 256 << 20,
+            gc_percent: -1,
+            ..SegmentConfig::default()
+        })
+        .expect("memory");
+        let mut p = P::lease(segment.clone()).expect("a P");
+        // Live, all of it: whoever sweeps finds no page.
+        let kept = p.enter(|cx| {
+            let cx = &*cx;
+            let all = cx.array::<Slot<Array<u64>>>(5000).expect("room");
+            all.iter().for_each(|slot| slot.store(cx, Some(object(cx))));
+            cx.handle(all)
+        });
+        assert!(p.collect());
+        let done = || {
+            let committed = segment.hdr.committed_chunks.0.load(Relaxed);
+            (segment.hdr.gc.pages_swept.load(Relaxed), committed)
+        };
+        let before = done();
+        p.enter(|cx| {
+            let cx = &*cx;
+            for _ in 0..2000 {
+                let (swept, committed) = done();
+                object(cx);
+                let (swept_now, committed_now) = done();
+                let blocks = (swept_now - swept) / super::BLOCK_PAGES as u64;
+                assert!(blocks <= BLOCKS, "{blocks} blocks at once");
+                assert!(committed_now <= committed + 1, "several chunks at once");
+            }
+        });
+        drop(kept);
+        // The case that this is about has happened: the heap grew while spans were waiting for a sweeper.
+        assert!(done().1 > before.1, "{before:?} {:?}", done());
+    }
+}

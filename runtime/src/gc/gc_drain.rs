@@ -1,21 +1,22 @@
 //! Draining: grey objects are scanned, what they refer to is marked and becomes grey (Go's gcDrain, scanobject, greyobject).
 //!
-//! 1. Root jobs first. 2. Then objects, through two short queues, so that no memory is waited for: the *scan queue* takes the newest
-//! grey references from the buffers and prefetches the objects; the *mark queue* takes the references found in them and prefetches
-//! their mark words. 3. When the mark queue is full, half of it is marked where it was white, several of one word at once, and pushed.
+//! 1. Root jobs first. 2. Then objects, some at a time, so that no memory is waited for: the *scan queue* takes the newest grey
+//! references from the buffers and prefetches the objects; its older half is scanned, and the *finds*, the references met there, are
+//! noted and their mark words prefetched. 3. All finds are marked where they were white, several of one word at once, and pushed.
 //!
-//! **Rule 3 (record, then mark, then push, then clear)** is kept by the queues themselves: they are the in-flight record of the P. A
+//! **Rule 3 (record, then mark, then push, then clear)** is kept by queue and finds themselves: they are the in-flight record of the P. A
 //! reference stands in the record from before it leaves its buffer, or its parent the scan queue, until after it has been pushed or
 //! scanned; then its place is used again, and all places are cleared when the drain ends. A place that still shows what is done
 //! costs a second scan after a death, nothing else: recovery marks and pushes whatever stands there. The same holds for the active
-//! buffer, whose length in the segment is raised with each entry and lowered only before others look at it (`sync`).
+//! buffer: what lies beyond its length in the segment stands in the record, and what lies below it is marked, scanned or not.
 //!
 //! Objects have no header: the page's shape says where the references are. Objects larger than 128 KiB are scanned in oblets, which
 //! are grey references into the object's inside. An object counts as marked bytes when it is scanned.
 //! **In a scope** a drain says "dirty" once it has scanned anything (rule 4): an assist is no worker, so a round may begin while it
 //! has grey objects in its hands, and what it leaves behind does not tell.
 //! **If the drainer dies**: its in-flight references are pushed again; scanning is idempotent, because marking is.
-//! **Rejected:** marking without a locked instruction (two markers of one word would lose a bit).
+//! **Rejected:** marking without a locked instruction (two markers of one word would lose a bit); finds that wait for their mark words
+//! while scanning goes on (a walk through twice as many places at once, and a quarter slower).
 #![expect(
     unsafe_code,
     reason = "reads reference fields of objects through addresses in the mapped heap"
@@ -25,7 +26,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use shm_layout::sync::{AtomicU16, AtomicU32, AtomicU64};
 use shm_layout::{
-    GRANULE_BYTES, PAGE_BYTES, Ref,
+    GRANULE_BYTES, PAGE_BYTES, PAGE_GRANULES, Ref,
     proc::INFLIGHT,
     tables::{ShapeRecord, scan},
     workbuf::{WORKBUF_REFS, Workbuf},
@@ -47,11 +48,11 @@ use crate::{
 pub(crate) const OBLET_BYTES: usize = 128 << 10;
 /// Places of the scan queue: the first of the in-flight record.
 const SCANS: usize = 32;
-/// Places of the mark queue: the next ones.
-const MARKS: usize = 32;
+/// Places of the finds: the next ones.
+const FINDS: usize = 32;
 
 const _: () =
-    assert!(SCANS + MARKS <= INFLIGHT && SCANS.is_power_of_two() && MARKS.is_power_of_two());
+    assert!(SCANS + FINDS <= INFLIGHT && SCANS.is_power_of_two() && FINDS.is_power_of_two());
 
 /// When a drain returns, apart from running out of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +170,7 @@ impl Proc {
             while word != 0 {
                 let r = (w * 64) as Ref + word.trailing_zeros();
                 word &= word - 1;
-                if r as usize >= shm_layout::PAGE_GRANULES {
+                if r as usize >= PAGE_GRANULES {
                     drain.scan(r);
                 }
             }
@@ -198,17 +199,19 @@ struct Drain<'p> {
     /// Tables of the segment that every object needs, without the way there.
     page_shapes: &'static [AtomicU16],
     shapes: &'static [ShapeRecord],
-    record: &'p [AtomicU32; INFLIGHT],
+    /// The in-flight record: the scan queue, and the references that wait to be marked.
+    scans: &'p [AtomicU32; SCANS],
+    finds: &'p [AtomicU32; FINDS],
     dirty: &'p AtomicU32,
     /// The heap's base.
     heap: *mut u8,
     /// The shape met last, where one word of map says it all: most objects are of the shape before. Shapes never change.
     last: Small,
-    /// Entries that have left and entered the scan queue, and the mark queue. The counts run on; places are their remainders.
+    /// Entries that have left and entered the scan queue. The counts run on; places are their remainders.
     scan_head: usize,
-    mark_head: usize,
     scan_tail: usize,
-    mark_tail: usize,
+    /// References that wait to be marked.
+    found: usize,
     /// The active buffer and its length. The segment's length may be larger than this while the drain goes on: what stands there was
     /// taken out, and is scanned again after a death.
     buf: Option<&'static Workbuf>,
@@ -224,7 +227,13 @@ struct Drain<'p> {
 struct Small {
     shape: u32,
     bytes: u32,
-    map: u64,
+    /// So many are scanned in a row: half a scan queue, for the younger half has only been asked for; none where one may refer to more
+    /// than half the finds.
+    burst: usize,
+    /// Where the references are, in fours of bytes, last first: with a stack of grey references the first child is scanned next, and
+    /// memory order ascends.
+    at: [u8; FINDS / 2],
+    refs: usize,
 }
 
 impl Small {
@@ -232,25 +241,46 @@ impl Small {
     const NONE: Small = Small {
         shape: u32::MAX,
         bytes: 0,
-        map: 0,
+        burst: 0,
+        at: [0; FINDS / 2],
+        refs: 0,
     };
+
+    fn new(shape: u32, bytes: u32, mut map: u64) -> Small {
+        let refs = map.count_ones() as usize;
+        let mut small = Small {
+            shape,
+            bytes,
+            burst: if refs <= FINDS / 2 { SCANS / 2 } else { 0 },
+            refs: refs.min(FINDS / 2),
+            ..Small::NONE
+        };
+        for at in &mut small.at[..small.refs] {
+            *at = map.ilog2() as u8;
+            map &= !(1 << *at);
+        }
+        small
+    }
 }
 
 impl<'p> Drain<'p> {
     fn new(proc: &'p Proc, bits: &'static [AtomicU64]) -> Drain<'p> {
+        let (scans, finds) = proc.rec.now.0.inflight.split_at(SCANS);
+        let scans = scans.try_into().expect("so many places");
+        let finds = finds.try_into().expect("and so many");
         let mut drain = Drain {
             proc,
             bits,
             page_shapes: proc.seg.page_shapes,
             shapes: proc.seg.shapes,
-            record: &proc.rec.now.0.inflight,
+            scans,
+            finds,
             dirty: &proc.seg.hdr.gc.dirty.0,
             heap: proc.seg.heap.as_ptr(),
             last: Small::NONE,
             scan_head: 0,
-            mark_head: 0,
             scan_tail: 0,
-            mark_tail: 0,
+            found: 0,
             buf: None,
             len: 0,
             scanned: 0,
@@ -274,44 +304,100 @@ impl<'p> Drain<'p> {
         }
     }
 
-    /// Scans one object. False when there is nothing left anywhere.
+    /// Scans some objects, and marks what was found. False when there is nothing left anywhere.
     #[inline(always)]
     fn step(&mut self) -> bool {
         loop {
             self.fill();
             if self.scan_head != self.scan_tail {
-                let r = self.record[self.scan_head % SCANS].load(Relaxed);
-                if twin!("clear-before-scan") {
-                    self.record[self.scan_head % SCANS].store(0, Release);
+                if !self.scan_burst() {
+                    self.scan_next();
                 }
-                self.scan(r);
-                self.scan_head += 1;
+                self.mark_found();
                 return true;
             }
-            if self.mark_head != self.mark_tail {
-                self.mark_down_to(0);
-            } else if !self.fetch() {
+            if !self.fetch() {
                 return false;
             }
         }
     }
 
+    /// Scans the older half of the scan queue as long as they are of the shape met last, and there is a place for all that the next one
+    /// may refer to. False when there was none. A nil is written as well, and its place used again: whether a reference is nil no
+    /// branch predictor knows.
+    #[inline(never)]
+    fn scan_burst(&mut self) -> bool {
+        let small = self.last;
+        let places = &small.at[..small.refs];
+        // Copies: the compiler would read them again after every Release store.
+        let (scans, finds, bits, page_shapes, heap) = (
+            self.scans,
+            self.finds,
+            self.bits,
+            self.page_shapes,
+            self.heap,
+        );
+        let (begin, mut found) = (self.scan_head, self.found);
+        let full = FINDS - small.refs;
+        let end = self.scan_tail.min(begin + small.burst);
+        let mut at = begin;
+        while at != end && found <= full {
+            let r = scans[at % SCANS].load(Relaxed);
+            let shape = page_shapes[r as usize / PAGE_GRANULES].load(Relaxed);
+            if u32::from(shape) != small.shape {
+                break;
+            }
+            failpoint!("drain.scanning");
+            if twin!("clear-before-scan") {
+                scans[at % SCANS].store(0, Release);
+            }
+            let object = heap.wrapping_add(r as usize * GRANULE_BYTES);
+            for &place in places {
+                let child = self.reference(object, usize::from(place));
+                note(finds, bits, found, child);
+                found += usize::from(child != 0);
+            }
+            at += 1;
+        }
+        self.scanned += (at - begin) as u64 * u64::from(small.bytes);
+        self.scan_head = at;
+        self.found = found;
+        at != begin
+    }
+
+    /// Scans the oldest of the scan queue, which is of another shape than the one before.
+    #[inline(never)]
+    fn scan_next(&mut self) {
+        let place = &self.scans[self.scan_head % SCANS];
+        let r = place.load(Relaxed);
+        failpoint!("drain.scanning");
+        if twin!("clear-before-scan") {
+            place.store(0, Release);
+        }
+        self.scan(r);
+        self.scan_head += 1;
+    }
+
     /// Moves references from the buffers into the scan queue: recorded, then dropped from the buffer.
-    #[inline(always)]
+    #[inline(never)]
     fn fill(&mut self) {
-        while self.scan_tail - self.scan_head < SCANS {
+        let full = self.scan_head + SCANS;
+        while self.scan_tail != full {
             if self.len == 0 && !self.swap() {
                 return;
             }
             let Some(buf) = self.buf else { return };
-            let r = buf.refs[self.len - 1].load(Relaxed);
-            if twin!("take-then-record") {
-                buf.len.store(self.len as u32 - 1, Release);
+            let left = self.len.saturating_sub(full - self.scan_tail);
+            while self.len != left {
+                self.len -= 1;
+                let r = buf.refs[self.len].load(Relaxed);
+                if twin!("take-then-record") {
+                    buf.len.store(self.len as u32, Release);
+                }
+                self.scans[self.scan_tail % SCANS].store(r, Release);
+                self.scan_tail += 1;
+                prefetch(self.object(r));
             }
-            self.record[self.scan_tail % SCANS].store(r, Release);
-            self.scan_tail += 1;
-            self.len -= 1;
-            prefetch(self.object(r));
         }
     }
 
@@ -354,91 +440,70 @@ impl<'p> Drain<'p> {
         self.reload();
     }
 
-    /// Enters a reference found in an object, which stands in the record itself, into the mark queue.
+    /// Notes a reference met in an object, which stands in the record itself.
     #[inline(always)]
     fn found(&mut self, r: Ref) {
-        if self.mark_tail - self.mark_head == MARKS {
-            self.mark_down_to(MARKS / 2);
+        if self.found == FINDS {
+            self.mark_found();
         }
-        prefetch(
-            self.bits
-                .as_ptr()
-                .wrapping_add(r as usize / 64)
-                .cast::<u8>(),
-        );
-        // Release: before the parent's place is used again.
-        self.record[SCANS + self.mark_tail % MARKS].store(r, Release);
-        failpoint!("drain.recorded");
-        self.mark_tail += 1;
+        note(self.finds, self.bits, self.found, r);
+        self.found += 1;
     }
 
-    /// The oldest of the mark queue, with its followers in the same mark word: those that are white are marked and pushed.
-    #[inline]
-    fn mark_oldest(&mut self) {
-        let entry = |k: usize| self.record[SCANS + k % MARKS].load(Relaxed);
-        let first = entry(self.mark_head);
-        let word = first / 64;
-        let mut mask = 1u64 << (first % 64);
-        let mut end = self.mark_head + 1;
-        while end != self.mark_tail {
-            let next = entry(end);
-            if next / 64 != word {
-                break;
-            }
-            mask |= 1 << (next % 64);
-            end += 1;
-        }
-        let Some(bits) = self.bits.get(word as usize) else {
-            oracle::bad_reference(first)
+    /// Marks what was found, all at once, and pushes what was white. A locked instruction waits for all loads and stores before it, so
+    /// between two of them nothing of the next objects can be looked at ahead; together they are paid once, and scanning goes on
+    /// undisturbed.
+    #[inline(never)]
+    fn mark_found(&mut self) {
+        let Some(buf) = self.buf.filter(|_| self.len + FINDS <= WORKBUF_REFS) else {
+            return self.mark_found_slowly();
         };
-        let mut white = mask & !bits.load(Relaxed);
-        if white != 0 {
-            if self.dirty.load(Relaxed) == 0 {
-                self.dirty.store(1, SeqCst);
+        // Copies: the compiler would read them again after every atomic store.
+        let (marker, mut len) = (Marker::new(self), self.len);
+        let mut k = 0;
+        while k != marker.finds.len() {
+            let (mut won, end) = marker.mark_from(k);
+            for place in &marker.finds[k..end] {
+                let r = place.load(Relaxed);
+                buf.refs[len].store(r, Relaxed);
+                len += (won >> (r % 64) & 1) as usize;
+                // It may stand there twice.
+                won &= !(1 << (r % 64));
             }
-            // AcqRel: as in `marks::mark`. Of several markers one gets each bit.
-            white &= !bits.fetch_or(white, AcqRel);
-            if white != 0 {
-                crate::failpoint::ghost!(self.proc.seg, Greyed);
-            }
-            failpoint!("drain.marked");
-            if white == 1u64 << (first % 64) {
-                // The common case: one object of that word.
-                white = 0;
-                self.push(first);
-            }
-            for k in self.mark_head..end {
-                if white == 0 {
-                    break;
-                }
-                let r = self.record[SCANS + k % MARKS].load(Relaxed);
-                let bit = 1u64 << (r % 64);
-                if white & bit != 0 {
-                    white &= !bit;
+            k = end;
+        }
+        // Release: the entries before the length that covers them, for recovery; until here they stand in the record.
+        buf.len.store(len as u32, Release);
+        failpoint!("drain.pushed");
+        (self.found, self.len) = (0, len);
+    }
+
+    /// The same where the buffer has no room for all: each looks for it.
+    #[cold]
+    fn mark_found_slowly(&mut self) {
+        let marker = Marker::new(self);
+        let mut k = 0;
+        while k != marker.finds.len() {
+            let (mut won, end) = marker.mark_from(k);
+            for place in &marker.finds[k..end] {
+                let r = place.load(Relaxed);
+                if won >> (r % 64) & 1 != 0 {
+                    won &= !(1 << (r % 64));
                     self.push(r);
                 }
             }
             failpoint!("drain.pushed");
+            k = end;
         }
-        self.mark_head = end;
-    }
-
-    /// Marks the oldest of the mark queue until `keep` are left: many at once. A locked instruction waits for all loads and stores
-    /// before it, so between two of them nothing of the next objects can be looked at ahead; together they are paid once, and
-    /// scanning goes on undisturbed.
-    #[inline(never)]
-    fn mark_down_to(&mut self, keep: usize) {
-        while self.mark_tail - self.mark_head > keep {
-            self.mark_oldest();
-        }
+        self.found = 0;
     }
 
     /// Empties the queues into the buffers, then clears the record. Returns the bytes scanned.
     fn finish(mut self) -> u64 {
-        self.mark_down_to(0);
+        self.mark_found();
         while self.scan_tail != self.scan_head {
             self.scan_tail -= 1;
-            let r = self.record[self.scan_tail % SCANS].load(Relaxed);
+            let r = self.scans[self.scan_tail % SCANS].load(Relaxed);
             self.push(r);
         }
         self.sync();
@@ -447,24 +512,10 @@ impl<'p> Drain<'p> {
             // its recovery, and looks at "dirty" after that.
             self.proc.seg.hdr.gc.dirty.0.store(1, SeqCst);
         }
-        for place in &self.record[..SCANS + MARKS] {
+        for place in &self.proc.rec.now.0.inflight {
             place.store(0, Release);
         }
         self.scanned
-    }
-
-    /// Scans the object or oblet `r`: at once, when it is small and of the shape before.
-    #[inline(always)]
-    fn scan(&mut self, r: Ref) {
-        failpoint!("drain.scanning");
-        let page = self.proc.seg.page_of(r);
-        let shape = u32::from(self.page_shapes[page].load(Relaxed));
-        if shape == self.last.shape {
-            self.scanned += u64::from(self.last.bytes);
-            self.scan_word(self.object(r), self.last.map);
-        } else {
-            self.scan_other(r, page, shape);
-        }
     }
 
     /// As `Segment::object`, without the way to the base.
@@ -476,20 +527,18 @@ impl<'p> Drain<'p> {
         self.heap.wrapping_add(r as usize * GRANULE_BYTES)
     }
 
-    /// Scans an object of another shape than the one before.
-    #[inline(never)]
-    fn scan_other(&mut self, r: Ref, page: usize, number: u32) {
+    /// Scans the object or oblet `r`.
+    fn scan(&mut self, r: Ref) {
+        let page = self.proc.seg.page_of(r);
+        let number = u32::from(self.page_shapes[page].load(Relaxed));
         let shape = &self.shapes[number as usize];
         let bytes = shape.bytes.load(Relaxed);
         // One word of map covers most small objects. (Large ones have no bytes in their shape.)
         if (1..=256).contains(&bytes) && shape.scan.load(Relaxed) == scan::MAP {
-            self.last = Small {
-                shape: number,
-                bytes,
-                map: shape.map[0].load(Relaxed),
-            };
+            let map = shape.map[0].load(Relaxed);
+            self.last = Small::new(number, bytes, map);
             self.scanned += u64::from(bytes);
-            self.scan_word(self.object(r), self.last.map);
+            self.scan_word(self.object(r), map);
             return;
         }
         self.scan_large_or_array(r, page, shape, bytes);
@@ -518,19 +567,23 @@ impl<'p> Drain<'p> {
         }
     }
 
-    /// Visits the references that `map` (one bit per four bytes) shows from `at`, last first: with a stack of grey references the
-    /// first child is scanned next, and memory order ascends.
+    /// Visits the references that `map` (one bit per four bytes) shows from `at`, last first.
     #[inline(always)]
     fn scan_word(&mut self, at: *mut u8, mut map: u64) {
-        while map != 0 {
-            let i = 63 - map.leading_zeros() as usize;
+        while let Some(i) = map.checked_ilog2() {
             map &= !(1 << i);
-            // Acquire: pairs with the Release store of the reference: the object it names is initialised.
-            let child = self.proc.field(at.wrapping_add(i * 4)).load(Acquire);
+            let child = self.reference(at, i as usize);
             if child != 0 {
                 self.found(child);
             }
         }
+    }
+
+    /// The `i`th four bytes from `at`, where the shape says "reference".
+    #[inline(always)]
+    fn reference(&self, at: *mut u8, i: usize) -> Ref {
+        // Acquire: pairs with the Release store of the reference: the object it names is initialised.
+        self.proc.field(at.wrapping_add(i * 4)).load(Acquire)
     }
 
     fn scan_elements(&mut self, at: *mut u8, shape: &ShapeRecord) {
@@ -553,7 +606,7 @@ impl<'p> Drain<'p> {
     fn scan_large(&mut self, r: Ref, page: usize, shape: &ShapeRecord) -> u64 {
         let seg = &self.proc.seg;
         let head = seg.span_head(page);
-        let base = (head * shm_layout::PAGE_GRANULES) as Ref;
+        let base = (head * PAGE_GRANULES) as Ref;
         let object = seg.object(base);
         let offset = (r - base) as usize * GRANULE_BYTES;
         let span_bytes = seg.spans[head].pages.load(Relaxed) as usize * PAGE_BYTES;
@@ -581,6 +634,73 @@ impl<'p> Drain<'p> {
             .min(count);
         self.scan_range(object, shape, first.min(last), last);
         OBLET_BYTES.min(span_bytes - offset) as u64
+    }
+}
+
+/// Writes a reference into a free place of the finds, and asks for its mark word.
+#[inline(always)]
+fn note(finds: &[AtomicU32; FINDS], bits: &[AtomicU64], found: usize, r: Ref) {
+    prefetch(bits.as_ptr().wrapping_add(r as usize / 64).cast());
+    // Release: before the parent's place is used again. (The remainder is the number itself, and spares a check.)
+    finds[found % FINDS].store(r, Release);
+    failpoint!("drain.recorded");
+}
+
+/// What marking needs of a drain.
+struct Marker<'p> {
+    /// For the explorer's counts.
+    #[cfg(feature = "model")]
+    proc: &'p Proc,
+    bits: &'static [AtomicU64],
+    finds: &'p [AtomicU32],
+    dirty: &'p AtomicU32,
+}
+
+impl<'p> Marker<'p> {
+    #[inline(always)]
+    fn new(drain: &Drain<'p>) -> Marker<'p> {
+        Marker {
+            #[cfg(feature = "model")]
+            proc: drain.proc,
+            bits: drain.bits,
+            finds: &drain.finds[..drain.found],
+            dirty: drain.dirty,
+        }
+    }
+
+    /// Marks the `k`th of the finds, with its followers in the same mark word. Returns which of them were white, and where the rest
+    /// begins.
+    #[inline(always)]
+    fn mark_from(&self, k: usize) -> (u64, usize) {
+        let first = self.finds[k].load(Relaxed);
+        let word = first / 64;
+        let mut mask = 1u64 << (first % 64);
+        let mut end = k + 1;
+        while let Some(next) = self.finds.get(end) {
+            let next = next.load(Relaxed);
+            if next / 64 != word {
+                break;
+            }
+            mask |= 1 << (next % 64);
+            end += 1;
+        }
+        let Some(bits) = self.bits.get(word as usize) else {
+            oracle::bad_reference(first)
+        };
+        let white = mask & !bits.load(Relaxed);
+        if white == 0 {
+            return (0, end);
+        }
+        if self.dirty.load(Relaxed) == 0 {
+            self.dirty.store(1, SeqCst);
+        }
+        // AcqRel: as in `marks::mark`. Of several markers one gets each bit.
+        let won = white & !bits.fetch_or(white, AcqRel);
+        if won != 0 {
+            crate::failpoint::ghost!(self.proc.seg, Greyed);
+        }
+        failpoint!("drain.marked");
+        (won, end)
     }
 }
 

@@ -16,8 +16,6 @@ use crate::{api::Inside, gc::gc_start, sched::procresize};
 
 #[path = "breakages.rs"]
 mod breakages;
-#[path = "migration.rs"]
-mod migration;
 
 #[derive(Shared)]
 struct Node {
@@ -45,7 +43,7 @@ impl std::ops::Deref for Held {
 static KEPT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Held {
-    fn keep(&mut self) {
+    pub(super) fn keep(&mut self) {
         if let Some(p) = self.0.take() {
             let at = std::ptr::from_mut(Box::leak(Box::new(p)));
             KEPT.lock()

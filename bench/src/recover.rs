@@ -8,17 +8,24 @@
 //! process; `three`, while the victim computes; `kill`, from the call of `kill` on, in which nobody but the survivors, the dying one
 //! and the watcher has anything to do: the victim's replacement is held back. With `--replace` it is not, and starts as soon as the death is
 //! recovered, as a daemon starts it. Each gap is given whole (begun before the window or not) and within the window. What those of more than
-//! a millisecond consist of is summed up in `long`: computing, waiting for a processor, blocked.
+//! a millisecond consist of is summed up in `long`: computing, waiting for a processor, blocked. `alone` leaves out the windows that
+//! were *shared*: other programs had the processors for more than a millisecond ([`mod@others`]); `shared_with` names and counts them.
 //! 4. *Reaped*: from `kill` until `wait` returns, which a supervisor by pidfd or SIGCHLD would have waited for: it grows with what
 //! the dead had mapped.
+//!
+//! **The heap's pages are huge**, as a daemon makes them in the first seconds of a heap (`sysmon`, a chunk each half second). The kernel
+//! takes a dead process apart page by page and does not give way meanwhile, so a survivor waits for 4,096 small pages or 8 huge ones;
+//! with `--small-pages` they stay small.
 //!
 //! **What it was before, and why not:** survivors that slept for 50 µs between steps. Asleep they had no processor, and what was measured
 //! was how soon the kernel gives one back to a thread that a timer wakes beside a computing one: up to a slice, death or not.
 
+mod others;
 mod survivor;
 mod victim;
 
 use std::{
+    collections::BTreeMap,
     process::Child,
     sync::{
         Arc,
@@ -39,6 +46,7 @@ use crate::{
     heap::{Flags, Result, now_ns, segment, spawn_with},
     histogram::Histogram,
 };
+use others::Others;
 pub use survivor::program as survivor;
 use survivor::{Gap, Gauge, Survivor, gauge_name};
 use victim::Touched;
@@ -46,6 +54,8 @@ pub use victim::program as victim;
 
 /// What is looked at: a multiple of the kernel's ticks, and of the slices it gives.
 const WINDOW: Duration = Duration::from_millis(9);
+/// After this time nobody waits any more for what the looking around before a window has taken.
+const SETTLED: Duration = Duration::from_millis(5);
 /// Survivors, as many as processors of the machine whose figures we publish.
 const SURVIVORS: u64 = 2;
 /// Tasks, so that no survivor is without one while another has stolen some.
@@ -60,20 +70,33 @@ pub fn kinds(kinds: Kinds) -> Kinds {
     kinds.with::<Survivor>()
 }
 
-/// The longest gaps of windows of one sort.
+/// The longest gap of a window, and with whom it was shared.
+struct Window {
+    gap: Gap,
+    shared_with: Option<String>,
+}
+
+/// Windows of one sort.
 #[derive(Default)]
-struct Windows(Vec<Gap>);
+struct Windows(Vec<Window>);
 
 impl Windows {
     fn to_json(&self) -> Value {
-        let of = |f: fn(&Gap) -> u64| {
-            let all: Vec<u64> = self.0.iter().map(f).collect();
+        let of = |wanted: fn(&Window) -> bool, f: fn(&Gap) -> u64| {
+            let windows = self.0.iter().filter(|w| wanted(w));
+            let all: Vec<u64> = windows.map(|w| f(&w.gap)).collect();
             Histogram::of_values(&all).to_json()
         };
-        let long: Vec<&Gap> = self.0.iter().filter(|g| g.whole_ns > LONG).collect();
+        let gaps = self.0.iter().map(|w| &w.gap);
+        let long: Vec<&Gap> = gaps.filter(|g| g.whole_ns > LONG).collect();
         let sum = |f: fn(&Gap) -> u64| long.iter().map(|g| f(g)).sum::<u64>() / 1000;
+        let mut shared = BTreeMap::<&str, u64>::new();
+        for name in self.0.iter().filter_map(|w| w.shared_with.as_deref()) {
+            *shared.entry(name).or_default() += 1;
+        }
         json!({
-            "whole": of(|g| g.whole_ns), "within": of(|g| g.within_ns),
+            "whole": of(|_| true, |g| g.whole_ns), "within": of(|_| true, |g| g.within_ns),
+            "alone": of(|w| w.shared_with.is_none(), |g| g.whole_ns), "shared_with": shared,
             "long": {
                 "n": long.len(), "us": sum(|g| g.whole_ns), "computing_us": sum(|g| g.computing_ns),
                 "waiting_us": sum(|g| g.waiting_ns), "blocked_us": sum(Gap::blocked_ns),
@@ -118,6 +141,8 @@ struct Wanted<'f> {
     show: bool,
     /// What the survivors are told.
     think_us: &'f str,
+    /// Whether the heap's pages stay small.
+    small_pages: bool,
 }
 
 /// Waits until `done`, which must come within 20 s.
@@ -176,6 +201,8 @@ struct Scene<'f> {
     survivors: Vec<Child>,
     watcher: Watcher,
     wanted: &'f Wanted<'f>,
+    /// What the others had used when the window was opened.
+    before: Others,
 }
 
 impl<'f> Scene<'f> {
@@ -186,6 +213,10 @@ impl<'f> Scene<'f> {
             let touched = victim::prepare(cx, mb)?;
             cx.handle(touched)
         })?;
+        if !wanted.small_pages {
+            // A collection that somebody asks for makes all pages huge, as a daemon does one chunk after the other.
+            p.collect();
+        }
         for _ in 0..TASKS {
             p.submit(|cx| cx.alloc(Survivor::default()))?;
         }
@@ -208,13 +239,23 @@ impl<'f> Scene<'f> {
             survivors,
             watcher,
             wanted,
+            before: Others::now(&[]),
         };
         scene.two_more_steps()?;
         Ok(scene)
     }
 
+    /// What others have used; `third`: the process that is ours besides the survivors.
+    fn others(&self, third: Option<u32>) -> Others {
+        let survivors = self.survivors.iter().map(Child::id);
+        Others::now(&survivors.chain(third).collect::<Vec<_>>())
+    }
+
     /// Opens a window of every survivor, now.
-    fn open(&mut self) {
+    fn open(&mut self, third: Option<u32>) {
+        self.before = self.others(third);
+        // Looking has taken a processor from somebody.
+        std::thread::sleep(SETTLED);
         let gauges = &self.gauges;
         self.p.enter(|cx| {
             for gauge in gauges {
@@ -224,19 +265,25 @@ impl<'f> Scene<'f> {
     }
 
     /// The longest gap since then, those that last over this call included.
-    fn close(&mut self, sort: &str) -> Result<Gap> {
+    fn close(&mut self, sort: &str, third: Option<u32>) -> Result<Window> {
         self.two_more_steps()?;
         let gauges = &self.gauges;
         let gaps: Vec<Gap> = self
             .p
             .enter(|cx| gauges.iter().map(|g| g.get(cx).close()).collect());
+        let shared_with = self.others(third).since(&self.before);
         for (gap, survivor) in gaps.iter().zip(&self.survivors) {
             if self.wanted.show && gap.whole_ns > LONG {
-                eprintln!("{sort} of process {}: {gap:?}", survivor.id());
+                let with = shared_with.as_deref().unwrap_or("nobody");
+                eprintln!(
+                    "{sort} of process {}, shared with {with}: {gap:?}",
+                    survivor.id()
+                );
             }
         }
         let longest = gaps.into_iter().max_by_key(|g| g.whole_ns);
-        Ok(longest.unwrap_or_default())
+        let gap = longest.unwrap_or_default();
+        Ok(Window { gap, shared_with })
     }
 
     /// Waits until every survivor has ended two steps more.
@@ -255,10 +302,10 @@ impl<'f> Scene<'f> {
     }
 
     /// A window in which nothing happens but what goes on already.
-    fn calm(&mut self, sort: &str) -> Result<Gap> {
-        self.open();
+    fn calm(&mut self, sort: &str, third: Option<u32>) -> Result<Window> {
+        self.open(third);
         std::thread::sleep(WINDOW);
-        self.close(sort)
+        self.close(sort, third)
     }
 
     fn start_victim(&self) -> Result<Child> {
@@ -282,7 +329,7 @@ impl<'f> Scene<'f> {
     fn kill(&mut self, victim: &mut Child, figures: &mut Figures) -> Result<Option<Child>> {
         while self.watcher.died.try_recv().is_ok() {}
         let starved_before = starved_ns(victim.id());
-        self.open();
+        self.open(Some(victim.id()));
         let killed_ns = now_ns();
         victim.kill()?;
         let until = Instant::now() + WINDOW;
@@ -294,7 +341,7 @@ impl<'f> Scene<'f> {
             None
         };
         std::thread::sleep(until.saturating_duration_since(Instant::now()));
-        figures.kill.0.push(self.close("kill")?);
+        figures.kill.0.push(self.close("kill", Some(victim.id()))?);
         let pid = victim.id();
         let segment = &self.segment;
         let mut found = None;
@@ -350,7 +397,7 @@ fn measure(mb: u64, wanted: &Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Valu
     let mut started = None;
     for k in 0..wanted.kills + wanted.kills / 8 {
         if started.is_none() {
-            figures.two.0.push(scene.calm("two")?);
+            figures.two.0.push(scene.calm("two", None)?);
         }
         let mut victim = match started.take() {
             Some(victim) => victim,
@@ -361,7 +408,8 @@ fn measure(mb: u64, wanted: &Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Valu
         let done = if k % 9 == 8 {
             reap(&mut victim, &mut figures)
         } else {
-            let calm = scene.calm("three").map(|gap| figures.three.0.push(gap));
+            let calm = scene.calm("three", Some(victim.id()));
+            let calm = calm.map(|window| figures.three.0.push(window));
             calm.and_then(|()| scene.kill(&mut victim, &mut figures))
                 .map(|next| started = next)
         };
@@ -383,7 +431,7 @@ fn measure(mb: u64, wanted: &Wanted<'_>, rng: &mut fastrand::Rng) -> Result<Valu
 }
 
 /// Flags: `--kills` of each size, `--mb` sizes as in `16,256,2048`, `--seed`, `--victim computing|working|asleep`, `--replace`, `--think-us`
-/// between a survivor's steps, `--show` the long gaps.
+/// between a survivor's steps, `--show` the long gaps, `--small-pages`.
 pub fn run(flags: &Flags) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(flags.number("--seed", 1));
     let wanted = Wanted {
@@ -392,6 +440,7 @@ pub fn run(flags: &Flags) -> Result<()> {
         replace: flags.has("--replace"),
         show: flags.has("--show"),
         think_us: flags.text("--think-us").unwrap_or("0"),
+        small_pages: flags.has("--small-pages"),
     };
     let mut sizes = Vec::new();
     for mb in flags.text("--mb").unwrap_or("16,256").split(',') {
@@ -399,7 +448,10 @@ pub fn run(flags: &Flags) -> Result<()> {
     }
     println!(
         "{}",
-        json!({"bench": "recover", "victim": wanted.victim, "replace": wanted.replace, "sizes": sizes})
+        json!({
+            "bench": "recover", "victim": wanted.victim, "replace": wanted.replace,
+            "small_pages": wanted.small_pages, "sizes": sizes,
+        })
     );
     Ok(())
 }

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     heap::{Flags, Result, children_cpu_s, median, round},
-    trees::coheap,
+    whole::coheap,
 };
 
 /// Shards of the plain program's map.

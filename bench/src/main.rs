@@ -1,7 +1,7 @@
 //! Programs that measure coheap, one a subcommand, each printing one JSON line; `compare` runs them beside their peers.
 //!
 //! ```text
-//! bench scope | alloc | mark | sched | trees | recover | pause | threadtest | larson | sh6bench | handoff | map | index | scale
+//! bench scope | alloc | mark | sched | trees | gcbench | recover | pause | threadtest | larson | sh6bench | handoff | map | index | scale
 //! bench counts [--update]                      instructions of the hot paths, compared with `counts.toml`
 //! bench compare [--runs N] [--out FILE]        Markdown: ours and every peer that is installed, pair by pair
 //! ```
@@ -24,7 +24,7 @@ mod sched;
 mod scope;
 mod sh6bench;
 mod threadtest;
-mod trees;
+mod whole;
 
 use heap::Flags;
 
@@ -44,7 +44,8 @@ fn main() {
         "alloc" => alloc::run(&flags),
         "mark" => mark::run(&flags),
         "sched" => sched::run(&flags),
-        "trees" => trees::run(&flags),
+        "trees" => whole::trees(&flags),
+        "gcbench" => whole::gcbench(&flags),
         "index" => index::run(&flags),
         "index-plain" => index::plain(&flags),
         "handoff" => handoff::run(&flags),
@@ -57,7 +58,7 @@ fn main() {
         "compare" => compare::run(&flags),
         _ => {
             eprintln!(
-                "usage: bench scope | alloc | mark | sched | trees | recover | pause | threadtest | larson | sh6bench | handoff | map | index | scale | counts | compare, with [--flag value]..."
+                "usage: bench scope | alloc | mark | sched | trees | gcbench | recover | pause | threadtest | larson | sh6bench | handoff | map | index | scale | counts | compare, with [--flag value]..."
             );
             std::process::exit(2);
         }

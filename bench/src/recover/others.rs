@@ -1,4 +1,6 @@
-//! Who else had the processors: the programs and kernel threads that are not ours, by the kernel's account of each (`/proc/PID/schedstat`).
+//! Who else had the processors: the programs and kernel threads that are not ours, by the kernel's account of the main thread of each
+//! (`/proc/PID/schedstat`). What their other threads do, and programs that begin and end within a window, are missed: such a window
+//! counts as ours alone.
 //!
 //! A machine has its own work to do, and a window in which another program takes one of two processors for milliseconds says nothing
 //! about a kill. Such windows are told apart by what the others did, never by how long the gap was, and named.
@@ -8,7 +10,7 @@ use std::{collections::HashMap, fs};
 /// So much processor time of others makes a window shared, in nanoseconds.
 pub const SHARED: u64 = 1_000_000;
 
-/// Processor time of every task that is not ours, and what the host took from us.
+/// Processor time of every process that is not ours, and what the host took from us.
 pub struct Others {
     used_ns: HashMap<u32, u64>,
     stolen: u64,

@@ -16,7 +16,7 @@
 //! has grey objects in its hands, and what it leaves behind does not tell.
 //! **If the drainer dies**: its in-flight references are pushed again; scanning is idempotent, because marking is.
 //! **Rejected:** marking without a locked instruction (two markers of one word would lose a bit); finds that wait for their mark words
-//! while scanning goes on (a walk through twice as many places at once, and a quarter slower).
+//! while scanning goes on (a walk through twice as many places at once; slower for large objects, no faster for small ones).
 #![expect(
     unsafe_code,
     reason = "reads reference fields of objects through addresses in the mapped heap"

@@ -331,6 +331,7 @@ impl Proc {
             drop(crate::api::Inside::enter(self));
         }
         let started = now_ns();
+        self.give_way(started);
         if started < self.help_again_ns.get() {
             return;
         }

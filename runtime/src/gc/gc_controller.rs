@@ -308,6 +308,7 @@ impl Proc {
             self.gc_step();
         }
         self.deduct_sweep_credit();
+        self.look_at_turn(bytes);
     }
 
     /// Proportional sweep: all pages must be swept by the time the heap reaches the trigger (Go's deductSweepCredit).

@@ -41,6 +41,7 @@ use crate::{
     },
     planted,
     sched::proc::Proc,
+    time::now_ns,
     twin,
 };
 
@@ -115,6 +116,10 @@ impl Proc {
         }
         if !matches!(until, Until::Bytes(_)) && Oracles::read(&self.seg).migrate() {
             return true;
+        }
+        if !matches!(until, Until::Bytes(_)) {
+            // Outside a scope: a handshake does not wait for it.
+            self.give_way(now_ns());
         }
         match until {
             Until::NoWork => false,

@@ -150,10 +150,12 @@ impl Proc {
         }
         if self.collector_work(false) {
             self.step_ended_ns.set(0);
+            self.give_way(now_ns());
             // A slice of marking is long.
             crate::recover::recover_dead(&self.seg);
             return true;
         }
+        self.give_way(self.step_ended_ns.get());
         self.look_for_dead();
         self.describe_given_up(kinds);
         self.wake_timers();

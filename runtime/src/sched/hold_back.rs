@@ -63,6 +63,7 @@ impl Proc {
             // Woken by `mark_termination`; a phase that has moved meanwhile is seen by the kernel.
             let word = futex::low_half(&self.seg.hdr.gc.phase.0);
             futex::wait(word, phase.0 as u32, patience);
+            self.begin_turn();
         }
     }
 
@@ -76,7 +77,7 @@ impl Proc {
 }
 
 /// Processors that this process may run on.
-fn processors() -> usize {
+pub(super) fn processors() -> usize {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }

@@ -6,6 +6,7 @@
 pub(crate) mod commit;
 pub(crate) mod find_runnable;
 mod forget;
+mod give_way;
 pub(crate) mod given_up;
 mod hold_back;
 pub(crate) mod join;

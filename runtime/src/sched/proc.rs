@@ -76,6 +76,10 @@ pub(crate) struct Proc {
     pub kinds_known: RefCell<Vec<u16>>,
     /// When the last step ended, if nothing has been done since; 0 otherwise. Saves the next step a look at the clock.
     pub step_ended_ns: Cell<u64>,
+    /// When this P's turn on its processor ends (`give_way`).
+    pub turn_ends_ns: Cell<u64>,
+    /// Bytes taken since it looked last whether that is now.
+    pub turn_bytes: Cell<usize>,
     /// When it looks for the dead again, whatever the tick.
     pub look_again_ns: Cell<u64>,
     /// Nanoseconds that this P has waited for the collector in this cycle (`hold_back`).
@@ -182,6 +186,8 @@ impl Proc {
             types_known: RefCell::default(),
             kinds_known: RefCell::new(Vec::new()),
             step_ended_ns: Cell::new(0),
+            turn_ends_ns: Cell::new(0),
+            turn_bytes: Cell::new(0),
             look_again_ns: Cell::new(0),
             held_back_ns: Cell::new(0),
             collector_due: Cell::new(false),

@@ -76,6 +76,7 @@ impl Proc {
         if nothing() {
             self.rec.stats.0.sleeps.fetch_add(1, Relaxed);
             futex::wait(&self.rec.ev.0, ev, patience);
+            self.begin_turn();
             if self.rec.ev.0.load(Acquire) != ev {
                 self.rec.stats.0.woken.fetch_add(1, Relaxed);
             }

@@ -39,6 +39,7 @@ probes! {
     SweepBlock,
     ShadeUnfinished,
     ObjectInFlight,
+    ObletInFlight,
     RootJobClaimed,
     WorkbufOwnedFull,
     WorkbufOwnedEmpty,

@@ -3,12 +3,15 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-use shm_layout::word::{Owner, SlotWord, WorkerWord};
+use shm_layout::{
+    PAGE_GRANULES, Ref,
+    word::{Owner, SlotWord, WorkerWord},
+};
 
 use crate::{
     failpoint,
     gc::{gc_bg_mark_worker::used_workers, gcw, markroot},
-    heap::marks,
+    heap::{marks, shapes::Shape},
     segment::Segment,
     twin,
 };
@@ -51,7 +54,11 @@ fn push_again(segment: &Segment, dead: Owner) -> usize {
         } else {
             crate::probe!(segment, ObjectInFlight);
         }
-        marks::mark(bits, reference);
+        if is_oblet(segment, reference) {
+            crate::probe!(segment, ObletInFlight);
+        } else {
+            marks::mark(bits, reference);
+        }
         failpoint!("recover.marked");
         gcw::publish_one(segment, dead, reference);
         failpoint!("recover.pushed");
@@ -62,6 +69,15 @@ fn push_again(segment: &Segment, dead: Owner) -> usize {
         segment.hdr.gc.dirty.0.store(1, SeqCst);
     }
     pushed
+}
+
+/// Is this a part of a large object? Then the object is marked, and its parts have no marks: the sweeper would count them as objects.
+fn is_oblet(segment: &Segment, r: Ref) -> bool {
+    let page = segment.page_of(r);
+    // Relaxed: complete before the object was published, and the same for as long as it lives.
+    let shape = segment.page_shapes[page].load(Relaxed) as usize;
+    segment.shapes[shape].class.load(Relaxed) == Shape::LARGE
+        && r as usize != segment.span_head(page) * PAGE_GRANULES
 }
 
 /// Closes the dead P's slot and settles every mark worker in its hands.

@@ -18,9 +18,9 @@ use coheap::{P, Segment};
 
 use {
     before::{
-        a_tree, failing, garbage, goes_outside, holes, inside_marking, leaves, local_leaves,
-        many_leaves, mover, next_leaf, nothing, one_leaf, parent, publishes, queues, sleeper,
-        stays, survivor_marks, weak_ones, weak_only, worn_leaf,
+        a_large_array, a_tree, failing, garbage, goes_outside, holes, inside_marking, leaves,
+        local_leaves, many_leaves, mover, next_leaf, nothing, one_leaf, parent, publishes, queues,
+        sleeper, stays, survivor_marks, weak_ones, weak_only, worn_leaf,
     },
     collector::{
         buffer_dispose, buffer_fetch, gc_black, gc_mark, gc_start, gc_start_unswept, mark_done,
@@ -138,6 +138,7 @@ pub const OPS: &[Op] = ops! {
     "worker-reattach": a_tree, worker_reattach;
     "root-job": a_tree, root_job;
     "mark": a_tree, mark_objects;
+    "mark-large": a_large_array, mark_objects;
     "mark-done": a_tree, mark_done;
     "mark-wait": inside_marking, mark_wait, inside true;
     "migrate": inside_marking, migrate, at_mark goes_outside;

@@ -5,7 +5,9 @@ use std::any::Any;
 use coheap::testing::phase;
 use coheap::*;
 
-use super::world::{Entry, Failing, Leaf, Mover, Node, Parent, Sleeper, entry, node, tree};
+use super::world::{
+    Entry, Failing, Leaf, Mover, Node, Parent, Row, Sleeper, Table, entry, node, tree,
+};
 
 pub(super) fn nothing(_: &mut P) -> Box<dyn Any> {
     Box::new(())
@@ -21,6 +23,23 @@ pub(super) fn a_tree(p: &mut P) -> Box<dyn Any> {
         Ok::<_, Error>(())
     })
     .expect("room for a tree");
+    Box::new(())
+}
+
+/// An array of three oblets: a tree hangs on the first of its elements, on one in the middle, and on the last.
+pub(super) fn a_large_array(p: &mut P) -> Box<dyn Any> {
+    p.enter(|cx| {
+        let cx = &*cx;
+        let rows = cx.array::<Row>(300 << 10 >> 12)?;
+        for i in [0, rows.len() / 2, rows.len() - 1] {
+            rows[i].first.store(cx, Some(tree(cx, 1)?));
+        }
+        let table = cx.alloc(Table { rows: Slot::nil() })?;
+        table.rows.store(cx, Some(rows));
+        cx.root::<Table>("large")?.set(cx, Some(table));
+        Ok::<_, Error>(())
+    })
+    .expect("room for an array");
     Box::new(())
 }
 

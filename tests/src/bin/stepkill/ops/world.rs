@@ -20,6 +20,19 @@ pub(super) struct Rare {
     pub two: u64,
 }
 
+/// An element as large as they come: few of them make a large array.
+#[derive(Shared)]
+pub(super) struct Row {
+    pub first: Slot<Node>,
+    pub rest: [u64; 500],
+}
+
+/// Holder of a large array.
+#[derive(Shared)]
+pub(super) struct Table {
+    pub rows: Slot<Array<Row>>,
+}
+
 /// Children of a wide object.
 #[derive(Shared)]
 pub(super) struct Wide {

@@ -214,7 +214,13 @@ pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: 
         },
         "bad span state: the span is not being swept, or by somebody else"
     );
-    let pages = span.pages.load(Relaxed) as usize;
+    let shape = span.shape.load(Relaxed) as usize;
+    let class = segment.shapes[shape].class.load(Relaxed);
+    let pages = match class {
+        // One object, one mark, on its first page: the bitmap of a gigabyte takes milliseconds to look through.
+        Shape::LARGE => 1,
+        _ => span.pages.load(Relaxed) as usize,
+    };
     marks::clear(segment.marks_of(cycle.wrapping_add(1)), page, pages);
     failpoint!("sweep.cleared");
     if Oracles::read(segment).clobber() {
@@ -222,8 +228,6 @@ pub(crate) fn finish_sweep(segment: &Segment, page: usize, owner: Owner, cycle: 
         failpoint!("sweep.clobbered");
     }
     let live = marks::count(segment.marks_of(cycle), page, pages);
-    let shape = span.shape.load(Relaxed) as usize;
-    let class = segment.shapes[shape].class.load(Relaxed);
     let objects = if class == Shape::LARGE {
         1
     } else {

@@ -332,6 +332,7 @@ impl Proc {
         }
         let started = now_ns();
         self.give_way(started);
+        self.grow_ahead();
         if started < self.help_again_ns.get() {
             return;
         }
@@ -347,7 +348,8 @@ impl Proc {
         let phase = self.seg.phase();
         let wanted =
             phase.kind() != PhaseWord::OFF || super::gc_start::wanted(&self.seg, phase).is_some();
-        self.collector_due.set(wanted);
+        self.collector_due
+            .set(wanted || self.chunks_ahead.get() > 0);
         let now = now_ns();
         self.help_again_ns.set(now + 3 * (now - started));
     }

@@ -1,15 +1,20 @@
 //! Growing: what an allocation waits for, and what is done before the next step instead.
 //!
-//! An allocation that finds no page sweeps a little ([`RECLAIM_BLOCKS`]), then commits one chunk: that is about a millisecond. Where
-//! one was missing more will be. So the P notes it, and commits further ones between steps, one at a time, until a sixteenth has been added.
+//! An allocation that finds no page sweeps a little ([`RECLAIM_BLOCKS`]), then commits one chunk: that is about a millisecond, and several where
+//! the machine is a guest and its host has to find the memory. Where one was missing more will be. So the P notes it, and reserves further ones between
+//! steps and scopes, a piece at a time, until a sixteenth has been added. From then on it looks ahead: at the end of each turn (`sched::give_way`) whether there
+//! is still as much beyond what is allocated, as far as the collector's goal lets the heap grow.
 //!
 //! Each process meets its own page faults, one to two microseconds for every 4 KiB that others have touched before. So a P looks for pages where it found
 //! them last time, and maps half a megabyte in one call when it has claimed an eighth of that: a tenth of the price of the faults.
 //!
 //! **If the P dies** the note is lost with it; nothing else. **Rejected:** sweeping until a page is found: where a gigabyte is live
-//! that was a step of 150 ms; several chunks at once: tens of milliseconds.
+//! that was a step of 150 ms; several chunks at once: tens of milliseconds; the daemon's sysmon reserving ahead, in huge pages made from nothing (a
+//! quarter of the work): it wants a processor that the P's are using, for milliseconds at a time.
 
 use std::sync::atomic::Ordering::Relaxed;
+
+use shm_layout::CHUNK_BYTES;
 
 use super::sweep::BLOCK_PAGES;
 use crate::{error::Result, sched::proc::Proc};
@@ -22,6 +27,8 @@ const KNOWN_PAGES: usize = 64;
 const KNOWN_AFTER: u8 = 8;
 /// Chunks committed ahead at most.
 const AHEAD_MAX: u32 = 8;
+/// Part of the heap that is ahead at most.
+const AHEAD_PART: u32 = 16;
 
 impl Proc {
     /// Claims pages, sweeping a little before the heap grows: what is not found soon is left to who sweeps in proportion. Only a
@@ -80,20 +87,44 @@ impl Proc {
     /// Grows the heap because an allocation found no page. False when it cannot grow.
     fn grow_for(&self, pages: usize) -> bool {
         let committed = self.seg.hdr.committed_chunks.0.load(Relaxed);
-        self.grow_ahead.set((committed / 16).min(AHEAD_MAX));
+        self.chunks_ahead
+            .set((committed / AHEAD_PART).min(AHEAD_MAX));
         self.seg.grow(pages, self.me).is_ok()
     }
 
-    /// Between steps: commits one of the chunks that the last growth has left to do. True when there was one.
+    /// Between steps: a piece of the chunks that are to be committed ahead. True when there was one.
     #[inline]
-    pub(crate) fn grow_a_chunk_ahead(&self) -> bool {
-        let left = self.grow_ahead.get();
-        if left == 0 {
-            return false;
-        }
-        let grown = self.seg.grow(0, self.me).is_ok();
-        self.grow_ahead.set(if grown { left - 1 } else { 0 });
+    pub(crate) fn grow_ahead(&self) -> bool {
+        self.chunks_ahead.get() > 0 && self.grow_a_piece_ahead()
+    }
+
+    #[cold]
+    fn grow_a_piece_ahead(&self) -> bool {
+        let left = self.chunks_ahead.get();
+        let (piece, left) = match self.seg.grow_by_a_piece(self.piece_ahead.get(), self.me) {
+            Ok(Some(piece)) => (Some(piece), left),
+            Ok(None) => (None, left - 1),
+            // Whoever needs it will be told.
+            Err(_) => (None, 0),
+        };
+        self.piece_ahead.set(piece);
+        self.chunks_ahead.set(left);
         true
+    }
+
+    /// Is the heap going to grow further? Then more chunks are to be committed ahead.
+    pub(crate) fn look_ahead(&self) {
+        let gc = &self.seg.hdr.gc;
+        let committed = self.seg.hdr.committed_chunks.0.load(Relaxed);
+        let ahead = (committed / AHEAD_PART).min(AHEAD_MAX);
+        let live = gc.heap_live.0.load(Relaxed);
+        // Not all that is free is free in whole pages.
+        let taken = live.saturating_add(live / 64).min(gc.goal.load(Relaxed));
+        let room = u64::from(committed - ahead) * CHUNK_BYTES as u64;
+        let missing = taken.saturating_sub(room).div_ceil(CHUNK_BYTES as u64);
+        if self.chunks_ahead.get() == 0 {
+            self.chunks_ahead.set(ahead.min(missing as u32));
+        }
     }
 }
 
@@ -104,6 +135,63 @@ mod tests {
 
     /// Blocks that all parts of an allocation together may sweep: for its price, for its type, for its page, for the next cycle.
     const BLOCKS: u64 = 40;
+
+    fn committed(p: &P) -> u32 {
+        p.segment().hdr.committed_chunks.0.load(Relaxed)
+    }
+
+    #[test]
+    fn a_chunk_ahead_is_sixteen_short_pieces_of_work() {
+        let p = P::lease(Segment::create(&SegmentConfig::default()).expect("memory")).expect("a P");
+        let proc = p.proc();
+        assert!(!proc.grow_ahead(), "nothing was asked for");
+        proc.chunks_ahead.set(1);
+        for _ in 0..15 {
+            assert!(proc.grow_ahead() && committed(&p) == 1);
+        }
+        assert!(proc.grow_ahead() && committed(&p) == 2);
+        assert!(!proc.grow_ahead(), "one was asked for");
+    }
+
+    #[test]
+    fn a_chunk_that_another_commits_meanwhile_is_left_to_it() {
+        let p = P::lease(Segment::create(&SegmentConfig::default()).expect("memory")).expect("a P");
+        let proc = p.proc();
+        proc.chunks_ahead.set(1);
+        assert!(proc.grow_ahead() && proc.seg.grow(0, proc.me).is_ok());
+        let steps = std::iter::repeat_with(|| proc.grow_ahead()).take_while(|&more| more);
+        assert_eq!(
+            (steps.count(), committed(&p)),
+            (16, 3),
+            "the next one, from its beginning"
+        );
+    }
+
+    #[test]
+    fn who_looks_ahead_sees_what_the_goal_allows() {
+        let config = SegmentConfig {
+            max_bytes: 512 << 20,
+            ..SegmentConfig::default()
+        };
+        let p = P::lease(Segment::create(&config).expect("memory")).expect("a P");
+        let (proc, gc) = (p.proc(), &p.segment().hdr.gc);
+        proc.seg
+            .grow(31 * shm_layout::CHUNK_PAGES, proc.me)
+            .expect("memory");
+        let asked = |live_mb: u64, goal_mb: u64| {
+            proc.chunks_ahead.set(0);
+            gc.heap_live.0.store(live_mb << 20, Relaxed);
+            gc.goal.store(goal_mb << 20, Relaxed);
+            proc.look_ahead();
+            proc.chunks_ahead.get()
+        };
+        // 128 MiB: a sixteenth, two chunks, is to be there beyond what is taken.
+        assert_eq!(committed(&p), 32);
+        assert_eq!(asked(100, 500), 0);
+        assert_eq!(asked(120, 500), 1);
+        assert_eq!(asked(127, 500), 2);
+        assert_eq!(asked(127, 120), 0);
+    }
 
     fn object<'cx>(cx: &'cx Cx<'_>) -> Gc<'cx, Array<u64>> {
         cx.array::<u64>(1000).expect("room")

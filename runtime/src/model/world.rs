@@ -15,7 +15,7 @@ use crate::{
     heap::cursor::CursorImage,
     life,
     sched::proc::Proc,
-    segment::{Segment, SegmentConfig},
+    segment::{Segment, SegmentConfig, grow::Piece},
 };
 
 /// A process's script. Gets the P it has leased; recoverers that are no P get the observer's, and must not use it.
@@ -56,7 +56,8 @@ pub(super) struct Image {
     cursors: Vec<CursorImage>,
     cursors_used: usize,
     page_hint: usize,
-    grow_ahead: u32,
+    chunks_ahead: u32,
+    piece_ahead: Option<Piece>,
     gcw: [u32; 2],
     assist: i64,
     unflushed: [u64; 2],
@@ -84,7 +85,8 @@ impl Image {
             cursors: p.cursors.iter().map(|c| c.image()).collect(),
             cursors_used: p.cursors_used.get(),
             page_hint: p.page_hint.get(),
-            grow_ahead: p.grow_ahead.get(),
+            chunks_ahead: p.chunks_ahead.get(),
+            piece_ahead: p.piece_ahead.get(),
             gcw: p.gcw.image(),
             assist: p.assist_bytes.get(),
             unflushed: [p.unflushed_bytes.get(), p.unflushed_marked.get()],
@@ -113,7 +115,8 @@ impl Image {
         }
         p.cursors_used.set(self.cursors_used);
         p.page_hint.set(self.page_hint);
-        p.grow_ahead.set(self.grow_ahead);
+        p.chunks_ahead.set(self.chunks_ahead);
+        p.piece_ahead.set(self.piece_ahead);
         p.gcw.put_back(self.gcw);
         p.assist_bytes.set(self.assist);
         p.unflushed_bytes.set(self.unflushed[0]);

@@ -159,7 +159,7 @@ impl Proc {
         self.look_for_dead();
         self.describe_given_up(kinds);
         self.wake_timers();
-        if self.grow_a_chunk_ahead() {
+        if self.grow_ahead() {
             self.step_ended_ns.set(0);
         }
         if self.starved() {

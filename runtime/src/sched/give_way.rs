@@ -45,6 +45,7 @@ impl Proc {
             // The next step begins when this P has its processor again.
             self.step_ended_ns.set(0);
         }
+        self.look_ahead();
         self.begin_turn();
     }
 
@@ -65,11 +66,7 @@ impl Proc {
         if late == 0 {
             return;
         }
-        if !self.is_crowded() {
-            self.begin_turn();
-            return;
-        }
-        // The edge of this scope gives way (`help_at_edge`).
+        // The edge of this scope ends the turn (`help_at_edge`).
         self.collector_due.set(true);
         // No edge has come. A handshake that waits for this one comes first.
         if late > TURN_NS && self.seen.get() == self.seg.phase() {

@@ -24,7 +24,7 @@ use crate::{
     heap::cursor::Cursor,
     life::{self, LifeLock},
     planted,
-    segment::{Segment, limits},
+    segment::{Segment, grow::Piece, limits},
     time::now_ns,
 };
 
@@ -57,7 +57,9 @@ pub(crate) struct Proc {
     /// Pages that this P has claimed in each block of 64, up to the number at which the block was mapped (`heap/growth.rs`).
     pub blocks_known: RefCell<Vec<u8>>,
     /// Chunks to commit before the next step.
-    pub grow_ahead: Cell<u32>,
+    pub chunks_ahead: Cell<u32>,
+    /// What it has reserved of the next one.
+    pub piece_ahead: Cell<Option<Piece>>,
     pub gcw: Gcw,
     /// Bytes this P may allocate before it must assist; negative is debt.
     pub assist_bytes: Cell<i64>,
@@ -174,7 +176,8 @@ impl Proc {
             cursors_used: Cell::new(1),
             page_hint: Cell::new(0),
             blocks_known: RefCell::default(),
-            grow_ahead: Cell::new(0),
+            chunks_ahead: Cell::new(0),
+            piece_ahead: Cell::new(None),
             gcw: Gcw::new(),
             assist_bytes: Cell::new(0),
             unflushed_bytes: Cell::new(0),

@@ -4,7 +4,8 @@
 //! bits, one per page, set while the page is free in a ready chunk.
 //!
 //! **Commit a chunk**: reserve its memory and its share of the tables; claim its word by compare-exchange; set its page bits; say
-//! ready. Two processes may reserve the same chunk at the same time, which is harmless; the word decides who sets the bits.
+//! ready. Two processes may reserve the same chunk at the same time, which is harmless; the word decides who sets the bits. Who has time
+//! reserves before anybody needs it, piece by piece.
 //! **Claim pages**: say so in the intent word; clear their bits (one compare-exchange within a word, several for large runs);
 //! put the claimer's name into the first page's span word; fill the record; clear the intent.
 //! **Give pages back**: intent; first page's word to `FREEING`; the other words free; the first free; set the bits; clear.
@@ -16,7 +17,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use shm_layout::{
-    CHUNK_PAGES, PAGE_BYTES,
+    CHUNK_BYTES, CHUNK_PAGES, PAGE_BYTES,
     word::{IntentWord, JobWord, Owner, ProcWord, SpanWord},
 };
 
@@ -32,6 +33,19 @@ pub(crate) mod chunk {
     pub const RELEASED: u8 = 4;
 }
 
+/// Bytes of a chunk's memory that are reserved at once by who does it ahead: some 40 microseconds, ten times that where the machine's own host
+/// has to find the memory.
+const PIECE_BYTES: usize = 256 << 10;
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(PIECE_BYTES));
+
+/// What has been reserved of a chunk that nobody has committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    chunk: usize,
+    /// From its beginning.
+    bytes: usize,
+}
+
 impl Segment {
     /// Commits more chunks: as many as `need_pages` takes, at least one. No more: an allocation waits, a millisecond for each.
     pub(crate) fn grow(&self, need_pages: usize, me: Owner) -> Result<()> {
@@ -42,7 +56,7 @@ impl Segment {
                 break;
             }
             let word = JobWord(self.chunk_words[c].load(Acquire));
-            if matches!(word.state(), chunk::ABSENT | chunk::RELEASED) {
+            if has_no_memory(word) {
                 match self.commit_chunk(c, word, me) {
                     Ok(()) => made += 1,
                     // Something is better than nothing: the step was only a wish.
@@ -59,9 +73,60 @@ impl Segment {
         }
     }
 
+    /// Reserves the next piece of the next chunk's memory, going on where `last` ended; with the last piece the chunk is committed. Returns what has been
+    /// reserved of a chunk, `None` when one has been committed.
+    ///
+    /// Pieces are no state: several processes may go through the same chunk, and whoever comes to a piece that is there has it for nothing.
+    pub(crate) fn grow_by_a_piece(&self, last: Option<Piece>, me: Owner) -> Result<Option<Piece>> {
+        let word = |c: usize| JobWord(self.chunk_words[c].load(Acquire));
+        let begun = last.filter(|piece| has_no_memory(word(piece.chunk)));
+        let mut piece = match begun {
+            Some(piece) => piece,
+            None => self.next_chunk()?,
+        };
+        let was = word(piece.chunk);
+        let (at, bytes) = self.geo.chunk_ranges(piece.chunk)[0];
+        self.noted().allocate(at + piece.bytes, PIECE_BYTES)?;
+        failpoint!("grow.piece");
+        piece.bytes += PIECE_BYTES;
+        if piece.bytes < bytes {
+            return Ok(Some(piece));
+        }
+        self.commit_with_room(piece.chunk, was, me).map(|()| None)
+    }
+
+    /// The next chunk without memory, if there is room for it.
+    fn next_chunk(&self) -> Result<Piece> {
+        let mut words = self.chunk_words.iter();
+        let Some(chunk) = words.position(|w| has_no_memory(JobWord(w.load(Acquire)))) else {
+            return Err(self.heap_full(CHUNK_BYTES as u64));
+        };
+        self.ask_room(chunk)?;
+        Ok(Piece { chunk, bytes: 0 })
+    }
+
     fn commit_chunk(&self, c: usize, was: JobWord, me: Owner) -> Result<()> {
+        self.ask_room(c)?;
+        self.commit_with_room(c, was, me)
+    }
+
+    fn noted(&self) -> limits::Noted<'_> {
+        limits::Noted {
+            note: &self.hdr.stats.growth_refused,
+            fd: self.fd(),
+        }
+    }
+
+    /// Is there room for chunk `c` and its share of the tables?
+    fn ask_room(&self, c: usize) -> Result<()> {
+        let ranges = self.geo.chunk_ranges(c);
+        let bytes = ranges.iter().map(|&(_, bytes)| bytes).sum();
+        self.noted().ask_room(bytes)
+    }
+
+    fn commit_with_room(&self, c: usize, was: JobWord, me: Owner) -> Result<()> {
         for (at, bytes) in self.geo.chunk_ranges(c) {
-            limits::reserve_noted(&self.hdr.stats.growth_refused, self.fd(), at, bytes)?;
+            self.noted().allocate(at, bytes)?;
         }
         failpoint!("grow.reserved");
         let mine = JobWord(0)
@@ -111,7 +176,7 @@ impl Segment {
             .iter()
             .filter(|w| ready(w))
             .count() as u64
-            * shm_layout::CHUNK_BYTES as u64
+            * CHUNK_BYTES as u64
     }
 
     /// Has the chunk memory that nobody is about to take away?
@@ -168,8 +233,7 @@ impl Segment {
             .iter()
             .map(|w| u64::from(w.load(Relaxed).count_ones()))
             .sum();
-        let committed =
-            u64::from(self.hdr.committed_chunks.0.load(Relaxed)) * shm_layout::CHUNK_BYTES as u64;
+        let committed = u64::from(self.hdr.committed_chunks.0.load(Relaxed)) * CHUNK_BYTES as u64;
         let live_bytes = committed.saturating_sub(free * PAGE_BYTES as u64);
         Error::HeapFull {
             need_bytes,
@@ -398,6 +462,10 @@ impl Segment {
             record.now.0.intent.store(intent.0, SeqCst);
         }
     }
+}
+
+fn has_no_memory(chunk: JobWord) -> bool {
+    matches!(chunk.state(), chunk::ABSENT | chunk::RELEASED)
 }
 
 /// First bit of the lowest run of `count` set bits.

@@ -76,20 +76,39 @@ impl fmt::Display for Refusal {
 /// # Errors
 /// [`Error::NoMemory`] naming who refused.
 pub(crate) fn reserve(fd: BorrowedFd<'_>, at: usize, bytes: usize) -> Result<()> {
-    try_reserve(fd, at, bytes)?.map_err(|refusal| refusal.error(bytes))
+    if bytes == 0 {
+        return Ok(());
+    }
+    let answer = match room_for(bytes) {
+        Ok(()) => allocate(fd, at, bytes)?,
+        refused => refused,
+    };
+    answer.map_err(|refusal| refusal.error(bytes))
 }
 
-/// As [`reserve`], with a note in the segment of who refused last: a step that fails for want of memory may find no room for an
+/// A reservation of several ranges: who refuses is noted in the segment, as a step that fails for want of memory may find no room for an
 /// error of its own.
-pub(crate) fn reserve_noted(
-    note: &AtomicU64,
-    fd: BorrowedFd<'_>,
-    at: usize,
-    bytes: usize,
-) -> Result<()> {
-    let answer = try_reserve(fd, at, bytes)?;
-    note.store(answer.map_or_else(Refusal::word, |()| 0), Relaxed);
-    answer.map_err(|refusal| refusal.error(bytes))
+pub(crate) struct Noted<'s> {
+    pub note: &'s AtomicU64,
+    pub fd: BorrowedFd<'s>,
+}
+
+impl Noted<'_> {
+    /// Is there room for `bytes` more where nothing is refused, but programs killed?
+    pub fn ask_room(&self, bytes: usize) -> Result<()> {
+        self.note(room_for(bytes), bytes)
+    }
+
+    /// Allocates a range that there is room for.
+    pub fn allocate(&self, at: usize, bytes: usize) -> Result<()> {
+        self.note(allocate(self.fd, at, bytes)?, bytes)
+    }
+
+    fn note(&self, answer: Answer, bytes: usize) -> Result<()> {
+        let word = answer.map_or_else(Refusal::word, |()| 0);
+        self.note.store(word, Relaxed);
+        answer.map_err(|refusal| refusal.error(bytes))
+    }
 }
 
 /// Who refused the last growth, in words; `None` when it succeeded.
@@ -97,19 +116,17 @@ pub(crate) fn noted(note: &AtomicU64) -> Option<String> {
     Refusal::from_word(note.load(Relaxed)).map(|refusal| refusal.to_string())
 }
 
-fn try_reserve(
-    fd: BorrowedFd<'_>,
-    at: usize,
-    bytes: usize,
-) -> Result<std::result::Result<(), Refusal>> {
-    if bytes == 0 {
-        return Ok(Ok(()));
+/// Memory, or who refused it.
+type Answer = std::result::Result<(), Refusal>;
+
+fn room_for(bytes: usize) -> Answer {
+    match cgroup_room() {
+        Some(room) if bytes as u64 + CGROUP_MARGIN_BYTES > room => Err(Refusal::Cgroup(room)),
+        _ => Ok(()),
     }
-    if let Some(room) = cgroup_room()
-        && (bytes as u64) + CGROUP_MARGIN_BYTES > room
-    {
-        return Ok(Err(Refusal::Cgroup(room)));
-    }
+}
+
+fn allocate(fd: BorrowedFd<'_>, at: usize, bytes: usize) -> Result<Answer> {
     loop {
         return match nix::fcntl::fallocate(fd, FallocateFlags::empty(), at as i64, bytes as i64) {
             Ok(()) => Ok(Ok(())),

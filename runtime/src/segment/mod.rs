@@ -16,7 +16,7 @@
 mod backing;
 mod check;
 mod create;
-mod grow;
+pub(crate) mod grow;
 mod huge;
 pub(crate) mod limits;
 

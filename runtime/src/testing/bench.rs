@@ -308,6 +308,12 @@ impl<'p> Bench<'p> {
     pub fn grow(self, pages: usize) -> Result<()> {
         self.0.seg.grow(pages, self.0.me)
     }
+
+    /// Commits one chunk ahead, piece by piece.
+    pub fn grow_ahead(self) {
+        self.0.chunks_ahead.set(1);
+        while self.0.grow_ahead() {}
+    }
     /// Gives a free chunk back to the kernel.
     pub fn release_chunk(self) -> bool {
         self.0.seg.release_chunk(self.0.me)

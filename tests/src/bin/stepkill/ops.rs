@@ -30,8 +30,8 @@ use {
     },
     memory::{
         alloc_fast, alloc_large, alloc_large_black, alloc_large_multi, alloc_new_span,
-        alloc_next_run, alloc_next_run_black, alloc_partial, grow, pages_few, pages_multi, release,
-        store_full, store_off, store_on, sweep,
+        alloc_next_run, alloc_next_run_black, alloc_partial, grow, grow_ahead, pages_few,
+        pages_multi, release, store_full, store_off, store_on, sweep,
     },
     processes::{
         attach, detach, detach_marking, handle, handle_marking, names, resize, root_set, stop,
@@ -100,6 +100,7 @@ pub const OPS: &[Op] = ops! {
     "store-full": a_tree, store_full;
     "sweep": garbage, sweep;
     "grow": nothing, grow;
+    "grow-ahead": nothing, grow_ahead;
     "release": nothing, release;
     "pages": nothing, pages_few;
     "pages-multi": nothing, pages_multi;

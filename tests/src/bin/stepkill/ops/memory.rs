@@ -211,6 +211,14 @@ pub(super) fn grow(segment: &Segment) {
     mark();
 }
 
+/// The second chunk, in pieces.
+pub(super) fn grow_ahead(segment: &Segment) {
+    let p = lease(segment);
+    mark();
+    p.bench().grow_ahead();
+    mark();
+}
+
 pub(super) fn pages(segment: &Segment, n: usize) {
     let p = lease(segment);
     p.bench().enter();

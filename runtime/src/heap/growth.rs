@@ -136,17 +136,20 @@ mod tests {
     /// Blocks that all parts of an allocation together may sweep: for its price, for its type, for its page, for the next cycle.
     const BLOCKS: u64 = 40;
 
+    /// Pieces of a chunk.
+    const PIECES: usize = shm_layout::CHUNK_BYTES / crate::segment::grow::PIECE_BYTES;
+
     fn committed(p: &P) -> u32 {
         p.segment().hdr.committed_chunks.0.load(Relaxed)
     }
 
     #[test]
-    fn a_chunk_ahead_is_sixteen_short_pieces_of_work() {
+    fn a_chunk_ahead_is_many_short_pieces_of_work() {
         let p = P::lease(Segment::create(&SegmentConfig::default()).expect("memory")).expect("a P");
         let proc = p.proc();
         assert!(!proc.grow_ahead(), "nothing was asked for");
         proc.chunks_ahead.set(1);
-        for _ in 0..15 {
+        for _ in 1..PIECES {
             assert!(proc.grow_ahead() && committed(&p) == 1);
         }
         assert!(proc.grow_ahead() && committed(&p) == 2);
@@ -162,7 +165,7 @@ mod tests {
         let steps = std::iter::repeat_with(|| proc.grow_ahead()).take_while(|&more| more);
         assert_eq!(
             (steps.count(), committed(&p)),
-            (16, 3),
+            (PIECES, 3),
             "the next one, from its beginning"
         );
     }

@@ -348,8 +348,7 @@ impl Proc {
         let phase = self.seg.phase();
         let wanted =
             phase.kind() != PhaseWord::OFF || super::gc_start::wanted(&self.seg, phase).is_some();
-        self.collector_due
-            .set(wanted || self.chunks_ahead.get() > 0);
+        self.collector_due.set(wanted || self.grow_until.get() > 0);
         let now = now_ns();
         self.help_again_ns.set(now + 3 * (now - started));
     }

@@ -26,9 +26,9 @@ const KNOWN_PAGES: usize = 64;
 /// Claimed pages of such a block after which the rest is mapped too: 64 KiB. Below, a process that does little would pay for what it never touches.
 const KNOWN_AFTER: u8 = 8;
 /// Chunks committed ahead at most.
-const AHEAD_MAX: u32 = 8;
+const AHEAD_MAX: usize = 8;
 /// Part of the heap that is ahead at most.
-const AHEAD_PART: u32 = 16;
+const AHEAD_PART: usize = 16;
 
 impl Proc {
     /// Claims pages, sweeping a little before the heap grows: what is not found soon is left to who sweeps in proportion. Only a
@@ -86,46 +86,60 @@ impl Proc {
 
     /// Grows the heap because an allocation found no page. False when it cannot grow.
     fn grow_for(&self, pages: usize) -> bool {
-        let committed = self.seg.hdr.committed_chunks.0.load(Relaxed);
-        self.chunks_ahead
-            .set((committed / AHEAD_PART).min(AHEAD_MAX));
+        let ready = self.seg.ready_chunks();
+        let ahead = ahead_of(ready);
+        self.grow_until
+            .set(if ahead > 0 { ready + 1 + ahead } else { 0 });
         self.seg.grow(pages, self.me).is_ok()
     }
 
     /// Between steps: a piece of the chunks that are to be committed ahead. True when there was one.
     #[inline]
     pub(crate) fn grow_ahead(&self) -> bool {
-        self.chunks_ahead.get() > 0 && self.grow_a_piece_ahead()
+        self.grow_until.get() > 0 && self.grow_a_piece_ahead()
     }
 
     #[cold]
     fn grow_a_piece_ahead(&self) -> bool {
-        let left = self.chunks_ahead.get();
-        let (piece, left) = match self.seg.grow_by_a_piece(self.piece_ahead.get(), self.me) {
-            Ok(Some(piece)) => (Some(piece), left),
-            Ok(None) => (None, left - 1),
+        let begun = self.piece_ahead.take();
+        // Others want the same: what counts is how many there are.
+        if begun.is_none() && self.seg.ready_chunks() >= self.grow_until.get() {
+            self.grow_until.set(0);
+            return false;
+        }
+        match self.seg.grow_by_a_piece(begun, self.me) {
+            Ok(piece) => self.piece_ahead.set(piece),
             // Whoever needs it will be told.
-            Err(_) => (None, 0),
-        };
-        self.piece_ahead.set(piece);
-        self.chunks_ahead.set(left);
+            Err(_) => self.grow_until.set(0),
+        }
         true
     }
 
     /// Is the heap going to grow further? Then more chunks are to be committed ahead.
     pub(crate) fn look_ahead(&self) {
+        if self.grow_until.get() > 0 {
+            return;
+        }
         let gc = &self.seg.hdr.gc;
-        let committed = self.seg.hdr.committed_chunks.0.load(Relaxed);
-        let ahead = (committed / AHEAD_PART).min(AHEAD_MAX);
+        // All that ever had memory: where some was given back there is no hurry.
+        let committed = self.seg.chunks_used();
         let live = gc.heap_live.0.load(Relaxed);
         // Not all that is free is free in whole pages.
-        let taken = live.saturating_add(live / 64).min(gc.goal.load(Relaxed));
-        let room = u64::from(committed - ahead) * CHUNK_BYTES as u64;
-        let missing = taken.saturating_sub(room).div_ceil(CHUNK_BYTES as u64);
-        if self.chunks_ahead.get() == 0 {
-            self.chunks_ahead.set(ahead.min(missing as u32));
+        let taken = live
+            .saturating_add(live / 64)
+            .min(gc.goal.load(Relaxed))
+            .div_ceil(CHUNK_BYTES as u64) as usize;
+        let wanted = taken + ahead_of(committed);
+        if wanted > committed {
+            self.grow_until
+                .set(wanted.min(committed + ahead_of(committed)));
         }
     }
+}
+
+/// Chunks ahead of a heap of so many.
+fn ahead_of(chunks: usize) -> usize {
+    (chunks / AHEAD_PART).min(AHEAD_MAX)
 }
 
 #[cfg(test)]
@@ -148,7 +162,7 @@ mod tests {
         let p = P::lease(Segment::create(&SegmentConfig::default()).expect("memory")).expect("a P");
         let proc = p.proc();
         assert!(!proc.grow_ahead(), "nothing was asked for");
-        proc.chunks_ahead.set(1);
+        proc.grow_until.set(2);
         for _ in 1..PIECES {
             assert!(proc.grow_ahead() && committed(&p) == 1);
         }
@@ -160,14 +174,11 @@ mod tests {
     fn a_chunk_that_another_commits_meanwhile_is_left_to_it() {
         let p = P::lease(Segment::create(&SegmentConfig::default()).expect("memory")).expect("a P");
         let proc = p.proc();
-        proc.chunks_ahead.set(1);
+        proc.grow_until.set(3);
         assert!(proc.grow_ahead() && proc.seg.grow(0, proc.me).is_ok());
         let steps = std::iter::repeat_with(|| proc.grow_ahead()).take_while(|&more| more);
-        assert_eq!(
-            (steps.count(), committed(&p)),
-            (PIECES, 3),
-            "the next one, from its beginning"
-        );
+        // One to see it, then the next one, from its beginning.
+        assert_eq!((steps.count(), committed(&p)), (1 + PIECES, 3));
     }
 
     #[test]
@@ -182,17 +193,17 @@ mod tests {
             .grow(31 * shm_layout::CHUNK_PAGES, proc.me)
             .expect("memory");
         let asked = |live_mb: u64, goal_mb: u64| {
-            proc.chunks_ahead.set(0);
+            proc.grow_until.set(0);
             gc.heap_live.0.store(live_mb << 20, Relaxed);
             gc.goal.store(goal_mb << 20, Relaxed);
             proc.look_ahead();
-            proc.chunks_ahead.get()
+            proc.grow_until.get()
         };
         // 128 MiB: a sixteenth, two chunks, is to be there beyond what is taken.
         assert_eq!(committed(&p), 32);
         assert_eq!(asked(100, 500), 0);
-        assert_eq!(asked(120, 500), 1);
-        assert_eq!(asked(127, 500), 2);
+        assert_eq!(asked(120, 500), 33);
+        assert_eq!(asked(127, 500), 34);
         assert_eq!(asked(127, 120), 0);
     }
 

@@ -56,7 +56,7 @@ pub(super) struct Image {
     cursors: Vec<CursorImage>,
     cursors_used: usize,
     page_hint: usize,
-    chunks_ahead: u32,
+    grow_until: usize,
     piece_ahead: Option<Piece>,
     gcw: [u32; 2],
     assist: i64,
@@ -85,7 +85,7 @@ impl Image {
             cursors: p.cursors.iter().map(|c| c.image()).collect(),
             cursors_used: p.cursors_used.get(),
             page_hint: p.page_hint.get(),
-            chunks_ahead: p.chunks_ahead.get(),
+            grow_until: p.grow_until.get(),
             piece_ahead: p.piece_ahead.get(),
             gcw: p.gcw.image(),
             assist: p.assist_bytes.get(),
@@ -115,7 +115,7 @@ impl Image {
         }
         p.cursors_used.set(self.cursors_used);
         p.page_hint.set(self.page_hint);
-        p.chunks_ahead.set(self.chunks_ahead);
+        p.grow_until.set(self.grow_until);
         p.piece_ahead.set(self.piece_ahead);
         p.gcw.put_back(self.gcw);
         p.assist_bytes.set(self.assist);

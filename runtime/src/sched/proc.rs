@@ -56,8 +56,8 @@ pub(crate) struct Proc {
     pub page_hint: Cell<usize>,
     /// Pages that this P has claimed in each block of 64, up to the number at which the block was mapped (`heap/growth.rs`).
     pub blocks_known: RefCell<Vec<u8>>,
-    /// Chunks to commit before the next step.
-    pub chunks_ahead: Cell<u32>,
+    /// With so many chunks the heap is large enough for what comes (`heap/growth.rs`); 0: nothing is to be done.
+    pub grow_until: Cell<usize>,
     /// What it has reserved of the next one.
     pub piece_ahead: Cell<Option<Piece>>,
     pub gcw: Gcw,
@@ -176,7 +176,7 @@ impl Proc {
             cursors_used: Cell::new(1),
             page_hint: Cell::new(0),
             blocks_known: RefCell::default(),
-            chunks_ahead: Cell::new(0),
+            grow_until: Cell::new(0),
             piece_ahead: Cell::new(None),
             gcw: Gcw::new(),
             assist_bytes: Cell::new(0),

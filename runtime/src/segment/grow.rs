@@ -74,13 +74,13 @@ impl Segment {
     }
 
     /// Reserves the next piece of the next chunk's memory, going on where `last` ended; with the last piece the chunk is committed. Returns what has been
-    /// reserved of a chunk, `None` when one has been committed.
+    /// reserved of a chunk; `None` when that one is committed, by whomever.
     ///
     /// Pieces are no state: several processes may go through the same chunk, and whoever comes to a piece that is there has it for nothing.
     pub(crate) fn grow_by_a_piece(&self, last: Option<Piece>, me: Owner) -> Result<Option<Piece>> {
         let word = |c: usize| JobWord(self.chunk_words[c].load(Acquire));
-        let begun = last.filter(|piece| has_no_memory(word(piece.chunk)));
-        let mut piece = match begun {
+        let mut piece = match last {
+            Some(piece) if !has_no_memory(word(piece.chunk)) => return Ok(None),
             Some(piece) => piece,
             None => self.next_chunk()?,
         };
@@ -170,13 +170,14 @@ impl Segment {
 
     /// Bytes of chunks that have memory.
     pub(crate) fn ready_bytes(&self) -> u64 {
-        let ready =
-            |w: &shm_layout::sync::AtomicU64| JobWord(w.load(Relaxed)).state() == chunk::READY;
-        self.chunk_words[..self.chunks_used()]
-            .iter()
-            .filter(|w| ready(w))
-            .count() as u64
-            * CHUNK_BYTES as u64
+        self.ready_chunks() as u64 * CHUNK_BYTES as u64
+    }
+
+    /// Chunks that have memory.
+    pub(crate) fn ready_chunks(&self) -> usize {
+        let words = self.chunk_words[..self.chunks_used()].iter();
+        let states = words.map(|w| JobWord(w.load(Relaxed)).state());
+        states.filter(|&state| state == chunk::READY).count()
     }
 
     /// Has the chunk memory that nobody is about to take away?

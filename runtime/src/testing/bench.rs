@@ -311,7 +311,7 @@ impl<'p> Bench<'p> {
 
     /// Commits one chunk ahead, piece by piece.
     pub fn grow_ahead(self) {
-        self.0.chunks_ahead.set(1);
+        self.0.grow_until.set(self.0.seg.ready_chunks() + 1);
         while self.0.grow_ahead() {}
     }
     /// Gives a free chunk back to the kernel.

@@ -173,9 +173,12 @@ impl Watcher {
             let promptness = life::be_prompt();
             eprintln!("the watcher runs as {promptness:?}");
             let watch = life::Watch::new(segment.clone());
+            let mut known = 0;
             while !over.load(Acquire) {
-                if watch.wait(PATIENCE) {
-                    recover::recover_dead(&segment);
+                watch.recover(PATIENCE);
+                let ever = segment.deaths_ever();
+                if ever != known {
+                    known = ever;
                     // Nobody listens any more at the end.
                     let _ = say.send(());
                 }

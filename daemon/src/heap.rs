@@ -69,7 +69,11 @@ pub fn adopt(fd: OwnedFd) -> Result<Segment, DaemonError> {
 
 /// Recovers every P whose death is certified, here and now.
 pub fn recover(segment: &Segment) -> Vec<Death> {
-    let reports = coheap::recover::recover_dead(segment).into_iter();
+    told(coheap::recover::recover_dead(segment))
+}
+
+/// As the protocol tells it.
+fn told(reports: Vec<coheap::recover::DeathReport>) -> Vec<Death> {
     let death = |r: coheap::recover::DeathReport| Death {
         p: r.p as u16,
         pid: r.pid,
@@ -77,7 +81,7 @@ pub fn recover(segment: &Segment) -> Vec<Death> {
         requeued: r.requeued as u32,
         took: Duration::from_nanos(r.repair_ns),
     };
-    reports.map(death).collect()
+    reports.into_iter().map(death).collect()
 }
 
 /// Starts the threads that watch life words, look after the heap, and look how the living fared. They end with the process.
@@ -95,12 +99,9 @@ pub fn watch(segment: &Segment, notifier: &Notifier) -> Result<(), DaemonError> 
         let watch = coheap::life::Watch::new(life.clone());
         let mut known = 0;
         loop {
-            if watch.wait(LIFE_PATIENCE) {
-                match recover(&life) {
-                    // A survivor is at it.
-                    deaths if deaths.is_empty() => std::thread::sleep(Duration::from_millis(1)),
-                    deaths => notifier.send(Event::Recovered(deaths)),
-                }
+            let deaths = told(watch.recover(LIFE_PATIENCE));
+            if !deaths.is_empty() {
+                notifier.send(Event::Recovered(deaths));
             }
             let ever = life.deaths_ever();
             if ever != known {

@@ -254,14 +254,14 @@ pub(crate) fn activity_name(activity: u32) -> &'static str {
 }
 
 /// The recoverers' mutex.
-struct RecoveryLock(*mut libc::pthread_mutex_t);
+pub(crate) struct RecoveryLock(*mut libc::pthread_mutex_t);
 
 impl RecoveryLock {
     fn at(header: &Header) -> *mut libc::pthread_mutex_t {
         (&raw const header.recovery.0).cast_mut().cast()
     }
 
-    fn try_take(segment: &Segment) -> Option<RecoveryLock> {
+    pub(crate) fn try_take(segment: &Segment) -> Option<RecoveryLock> {
         #[cfg(feature = "model")]
         if crate::model::active() {
             let me = crate::model::current();

@@ -90,9 +90,8 @@ impl Proc {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::{Arc, Barrier, atomic::Ordering::Relaxed},
+        sync::{atomic::Ordering::Relaxed, mpsc},
         thread,
-        time::Duration,
     };
 
     use super::TURN_NS;
@@ -106,23 +105,28 @@ mod tests {
     fn beside<R>(others: usize, f: impl FnOnce(&Proc) -> R) -> R {
         let segment = Segment::create(&SegmentConfig::default()).expect("a small segment");
         let p = P::lease(segment.clone()).expect("a P");
-        let ready = Barrier::new(others + 1);
-        thread::scope(|threads| {
-            // Gone when `f` has ended, by a panic too: then the others end.
-            let over = Arc::new(());
-            for _ in 0..others {
-                let (over, segment, ready) = (Arc::downgrade(&over), segment.clone(), &ready);
-                threads.spawn(move || {
+        // Each other one ends when its sender is gone, by a panic of `f` too.
+        let (senders, threads): (Vec<_>, Vec<_>) = (0..others)
+            .map(|_| {
+                let (over, until_over) = mpsc::channel::<()>();
+                let (leased, is_leased) = mpsc::channel();
+                let segment = segment.clone();
+                let thread = thread::spawn(move || {
                     let _p = P::lease(segment).expect("a P");
-                    ready.wait();
-                    while over.strong_count() > 0 {
-                        thread::sleep(Duration::from_millis(1));
-                    }
+                    leased.send(()).expect("somebody waits for it");
+                    // An error: nobody will send anything.
+                    let _ = until_over.recv();
                 });
-            }
-            ready.wait();
-            f(p.proc())
-        })
+                is_leased.recv().expect("a P");
+                (over, thread)
+            })
+            .unzip();
+        let result = f(p.proc());
+        drop(senders);
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        result
     }
 
     /// Does the P give way, by `end` called with its turn ended? Then the next step looks at the clock by itself.

@@ -262,6 +262,11 @@ impl Watch {
     }
 
     /// Waits until a life word says "dead", until a P is leased, or until `patience` is over. True when some P is certified dead.
+    ///
+    /// ```
+    /// let segment = coheap::Segment::create(&Default::default()).unwrap();
+    /// assert!(!coheap::life::Watch::new(segment).wait(std::time::Duration::from_millis(1)));
+    /// ```
     pub fn wait(&self, patience: Duration) -> bool {
         let leases = &self.segment.hdr.sched.leases;
         let leased = leases.load(SeqCst);

@@ -39,7 +39,6 @@ probes! {
     SweepBlock,
     ShadeUnfinished,
     ObjectInFlight,
-    ObletInFlight,
     RootJobClaimed,
     WorkbufOwnedFull,
     WorkbufOwnedEmpty,
@@ -64,4 +63,5 @@ probes! {
     TaskFailed,
     RecoveryTakenOver,
     DeathCountedBefore,
+    ObletInFlight,
 }

@@ -112,10 +112,10 @@ impl Proc {
         if !self.seg.phase().blacken() {
             return true;
         }
-        if !matches!(until, Until::Bytes(_)) && Oracles::read(&self.seg).migrate() {
-            return true;
-        }
         if !matches!(until, Until::Bytes(_)) {
+            if Oracles::read(&self.seg).migrate() {
+                return true;
+            }
             // Outside a scope: a handshake does not wait for it.
             self.give_way(now_ns());
         }

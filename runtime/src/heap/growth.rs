@@ -117,7 +117,9 @@ impl Proc {
 
     /// Is the heap going to grow further? Then more chunks are to be committed ahead.
     pub(crate) fn look_ahead(&self) {
-        if self.grow_until.get() > 0 {
+        // After a refusal nobody wishes: an allocation that needs memory asks, and takes the note back when it gets some.
+        let refused = self.seg.hdr.stats.growth_refused.load(Relaxed) != 0;
+        if self.grow_until.get() > 0 || refused {
             return;
         }
         let gc = &self.seg.hdr.gc;
@@ -129,10 +131,10 @@ impl Proc {
             .saturating_add(live / 64)
             .min(gc.goal.load(Relaxed))
             .div_ceil(CHUNK_BYTES as u64) as usize;
-        let wanted = taken + ahead_of(committed);
+        let ahead = ahead_of(committed);
+        let wanted = (taken.min(committed) + ahead).min(self.seg.geo.chunks);
         if wanted > committed {
-            self.grow_until
-                .set(wanted.min(committed + ahead_of(committed)));
+            self.grow_until.set(wanted);
         }
     }
 }
@@ -205,6 +207,12 @@ mod tests {
         assert_eq!(asked(120, 500), 33);
         assert_eq!(asked(127, 500), 34);
         assert_eq!(asked(127, 120), 0);
+        // A heap at its limit of 128 chunks, and one that was refused memory.
+        p.segment().hdr.committed_chunks.0.store(128, Relaxed);
+        assert_eq!(asked(511, 600), 0);
+        p.segment().hdr.committed_chunks.0.store(32, Relaxed);
+        p.segment().hdr.stats.growth_refused.store(2, Relaxed);
+        assert_eq!(asked(127, 500), 0);
     }
 
     fn object<'cx>(cx: &'cx Cx<'_>) -> Gc<'cx, Array<u64>> {
